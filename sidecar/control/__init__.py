@@ -1,0 +1,1 @@
+"""Listeners for operators; never the public port."""

@@ -1,0 +1,1 @@
+"""The data plane: bytes from a client, decided on, and forwarded to an upstream."""

@@ -1,0 +1,1 @@
+"""Where Better Auth keeps users, sessions, organizations, members and API keys."""

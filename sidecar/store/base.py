@@ -1,0 +1,113 @@
+"""The store: what the sidecar asks of Better Auth's database, and what it hears back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.identity import Quota
+
+MEMBERSHIPS_READ = 32
+"""Memberships that come along with a user; a user with more is `complete = False`."""
+
+
+class StoreError(Exception):
+    """Something about the store; the message is for operators and holds no secret."""
+
+
+class StoreUnavailable(StoreError):
+    """No answer came: unreachable, locked, broken, or slower than `store.timeout`."""
+
+
+class LayoutError(StoreError):
+    """What answers is not Better Auth's database; the message says what was expected and found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user and what it belongs to."""
+
+    user_id: str
+    banned: bool = False
+    ban_expires: float | None = None
+    """Unix seconds; None for a ban without end."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Organization id to the role or roles held there, as stored; only organizations that exist."""
+    complete: bool = True
+    """False: `roles` holds the first MEMBERSHIPS_READ only; ask `find_role` for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A row of API keys, as it stands: the caller judges it, so that all stores judge alike."""
+
+    id: str
+    quota: Quota
+    enabled: bool = True
+    expires_at: float | None = None
+    """Unix seconds; None for never."""
+    account: Account | None = None
+    """The user who owns the key; None where there is no such user."""
+    organization_id: str | None = None
+    """The organization that owns the key, for keys that an organization owns."""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """Chosen by whoever made the key: a wish, not a proof."""
+    permissions: Mapping[str, frozenset[str]] | None = None
+    """Resource to actions; None where the row grants none."""
+    readable: bool = True
+    """False: metadata or permissions are not JSON, or not of a shape that Better Auth writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A row of sessions."""
+
+    id: str
+    expires_at: float
+    """Unix seconds."""
+    account: Account | None
+    """None where the user is gone."""
+    active_organization_id: str | None = None
+
+
+class Store(Protocol):
+    """Better Auth's database. One instance serves all tasks of one event loop.
+
+    Every method but `close` raises StoreUnavailable when no answer came in time.
+    """
+
+    async def open(self) -> None:
+        """Connect and find out which Better Auth wrote this; an empty database gets its tables.
+
+        May be called again after it failed. Raises LayoutError, StoreUnavailable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection; never raises."""
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store answered a trivial question."""
+        ...
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        """Return the key stored under *digest* (SHA-256 of the raw key, 32 bytes), or None.
+
+        Disabled and expired keys are returned too.
+        """
+        ...
+
+    async def find_session(self, token: str) -> SessionRecord | None:
+        """Return the session of *token* (the part of the cookie before the signature), or None.
+
+        Expired sessions are returned too.
+        """
+        ...
+
+    async def find_role(self, user_id: str, organization_id: str) -> str | None:
+        """Return the role or roles of a user in an organization that exists, or None."""
+        ...
