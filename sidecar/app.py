@@ -1,0 +1,248 @@
+"""Wiring and lifecycle: from settings to a sidecar that serves, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.cookies import SessionCookies
+from sidecar.clock import Clock, SystemClock
+from sidecar.control.admin import Admin
+from sidecar.identity import Demand
+from sidecar.limits.local import LocalLimiter
+from sidecar.observe import app_log
+from sidecar.observe.access_log import AccessLog, LineLog
+from sidecar.observe.writer import BatchWriter
+from sidecar.proxy.fields import RequestFields
+from sidecar.proxy.forwarded import TrustedProxies
+from sidecar.proxy.gateway import Gateway
+from sidecar.proxy.plane import Plane, Timeouts
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.request import HeadLimits
+from sidecar.routes import Route, RouteTable
+from sidecar.store.base import LayoutError, StoreUnavailable
+from sidecar.store.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from sidecar import settings as config
+
+_LOG = logging.getLogger(__name__)
+_STDOUT = 1
+_REOPEN_S = 1.0
+
+
+class StartError(Exception):
+    """The sidecar cannot start; the message is for the operator."""
+
+
+class Sidecar:
+    """The whole thing: store, data plane and admin listener.
+
+    `start` then `stop`, each once, on one event loop.
+    """
+
+    def __init__(
+        self,
+        settings: config.Settings,
+        *,
+        clock: Clock | None = None,
+        log_descriptor: int = _STDOUT,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._store = SQLiteStore(settings.store.url.path, timeout_s=settings.store.timeout)
+        self._writer = BatchWriter(log_descriptor) if settings.log.access else None
+        self._opener: asyncio.Task[None] | None = None
+        self._authenticator = _authenticator(settings, self._store, self._clock)
+        self._plane = _plane(settings, self._authenticator, self._access_log(), self._clock)
+        self._gateway = Gateway(self._plane, settings.listen.host, settings.listen.port)
+        self._admin = Admin(
+            settings.admin.host,
+            settings.admin.port,
+            ping=self._store.ping,
+            is_draining=lambda: self._plane.draining,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect, once started."""
+        return self._gateway.address
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        """Where the admin listener is, once started."""
+        return self._admin.address
+
+    async def start(self) -> None:
+        """Open the store and listen.
+
+        A store that does not answer yet is waited for in the background: until it does, requests
+        that need it get 503. Raises StartError.
+        """
+        try:
+            await self._store.open()
+        except LayoutError as error:
+            raise StartError(f"store: {error}") from error
+        except StoreUnavailable as error:
+            _LOG.error("the store does not answer; trying on: %s", error)
+            self._opener = asyncio.create_task(self._keep_opening(), name="store-opener")
+        listen, admin = self._settings.listen, self._settings.admin
+        try:
+            await _start_listener(self._gateway, "listen", listen.host, listen.port)
+            await _start_listener(self._admin, "admin", admin.host, admin.port)
+        except StartError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Be not ready, accept no more, answer what is in flight, and let go of everything."""
+        await self._gateway.stop(self._settings.listen.timeouts.drain)
+        await self._admin.stop()
+        if self._opener is not None:
+            self._opener.cancel()
+            await asyncio.gather(self._opener, return_exceptions=True)
+        await self._authenticator.close()
+        await self._store.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    async def _keep_opening(self) -> None:
+        while True:
+            await asyncio.sleep(_REOPEN_S)
+            try:
+                await self._store.open()
+            except StoreUnavailable:
+                continue
+            except LayoutError as error:
+                _LOG.error("store: %s", error)
+                continue
+            _LOG.info("the store answers")
+            return
+
+    def _access_log(self) -> AccessLog | None:
+        if self._writer is None:
+            return None
+        return LineLog(self._writer.write, as_text=self._settings.log.format == "text")
+
+
+def serve(settings: config.Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises StartError."""
+    app_log.configure(settings.log.level, as_text=settings.log.format == "text")
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: config.Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    sidecar = Sidecar(settings)
+    await sidecar.start()
+    host, port = sidecar.address
+    _LOG.info("serving on %s port %d", host, port)
+    await stopped.wait()
+    _LOG.info("draining")
+    await sidecar.stop()
+
+
+async def _start_listener(listener: Gateway | Admin, name: str, host: str, port: int) -> None:
+    try:
+        await listener.start()
+    except OSError as error:
+        raise StartError(
+            f"{name}.host, {name}.port: cannot listen on {host} port {port}: {error.strerror}"
+        ) from error
+
+
+def _authenticator(settings: config.Settings, store: SQLiteStore, clock: Clock) -> Authenticator:
+    session, cache = settings.session, settings.store.cache
+    return Authenticator(
+        store,
+        secrets=[secret.get_secret_value().encode() for secret in session.secrets],
+        cookie_prefix=session.cookie_prefix,
+        cookie_name=session.cookie_name,
+        organization_field=settings.api_key.organization_field,
+        entries=cache.entries,
+        fresh_s=cache.fresh,
+        negative_s=cache.negative,
+        stale_s=cache.stale,
+        clock=clock,
+    )
+
+
+def _plane(
+    settings: config.Settings,
+    authenticator: Authenticator,
+    log: AccessLog | None,
+    clock: Clock,
+) -> Plane:
+    listen, limits = settings.listen, settings.limits
+    token = settings.identity.internal_token
+    cookies = SessionCookies(settings.session.cookie_prefix, settings.session.cookie_name)
+    return Plane(
+        routes=RouteTable(_route(route, listen.limits.body) for route in settings.routes),
+        authenticator=authenticator,
+        limiter=LocalLimiter(
+            source=limits.source,
+            requests=limits.requests,
+            window_s=limits.window,
+            clock=clock,
+            entries=settings.store.cache.entries,
+        ),
+        pools={name: _pool(name, up, clock) for name, up in settings.upstreams.items()},
+        fields=RequestFields(settings.api_key.header, cookies.strip),
+        head_limits=HeadLimits(
+            listen.limits.target, listen.limits.headers, listen.limits.header_count
+        ),
+        timeouts=Timeouts(listen.timeouts.headers, listen.timeouts.body, listen.timeouts.idle),
+        max_connections=listen.max_connections,
+        trusted=TrustedProxies(listen.trusted_proxies),
+        trusted_origins=frozenset(origin.encode() for origin in settings.session.trusted_origins),
+        internal_lines=b""
+        if token is None
+        else b"x-internal-token: %b\r\n" % token.get_secret_value().encode(),
+        log=log,
+        clock=clock,
+    )
+
+
+def _route(route: config.Route, body_bytes: int) -> Route:
+    methods = frozenset(method.encode() for method in route.methods or ())
+    if b"GET" in methods:
+        # What may be read may be asked about: RFC 9110 section 9.3.2.
+        methods |= {b"HEAD"}
+    return Route(
+        path=route.path,
+        upstream=route.upstream,
+        demand=Demand(
+            admits=frozenset(route.auth),
+            organization_required=route.organization == "required",
+            roles=frozenset(route.roles),
+            permissions={name: frozenset(actions) for name, actions in route.permissions.items()},
+        ),
+        forwards_preflight=route.preflight == "forward",
+        origins=frozenset(origin.encode() for origin in route.origins),
+        methods=methods,
+        body_bytes=body_bytes if route.body is None else route.body,
+    )
+
+
+def _pool(name: str, upstream: config.Upstream, clock: Clock) -> Pool:
+    (url,) = upstream.urls
+    return Pool(
+        name,
+        url.host,
+        url.port,
+        authority=url.authority,
+        connect_timeout_s=upstream.connect,
+        response_timeout_s=upstream.response,
+        idle_timeout_s=upstream.idle,
+        max_connections=upstream.max_connections,
+        keeps_host=upstream.host == "client",
+        clock=clock,
+    )

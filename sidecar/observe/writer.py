@@ -1,0 +1,88 @@
+"""Lines on their way to a file descriptor, in batches, never in the loop's way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+
+_FLUSH_S = 0.1
+_BATCH_BYTES = 64 * 1024
+_WAITING_BYTES = 8 * 1024 * 1024
+
+
+class BatchWriter:
+    """Writes lines to a descriptor from a thread of its own.
+
+    A reader that does not read (a full pipe) stops the thread and not the loop; beyond 8 MiB
+    waiting, lines are dropped and counted. Lines stay whole.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: list[bytes] = []
+        self._line_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+        """Lines lost for want of room or by a failed write."""
+
+    def write(self, line: bytes) -> None:
+        """Add a line, which ends in a newline. Called from the loop's thread."""
+        self._lines.append(line)
+        self._line_bytes += len(line)
+        if self._line_bytes >= _BATCH_BYTES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what has gathered."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._lines:
+            return
+        count, batch = len(self._lines), b"".join(self._lines)
+        self._lines.clear()
+        self._line_bytes = 0
+        with self._lock:
+            if self._waiting_bytes + len(batch) > _WAITING_BYTES:
+                self.dropped += count
+                return
+            self._waiting_bytes += len(batch)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+            self._thread.start()
+        self._batches.put(batch)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what is left, waiting *timeout_s* for a slow reader."""
+        self.flush()
+        if self._thread is not None:
+            self._batches.put(None)
+            self._thread.join(timeout_s)
+            self._thread = None
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            try:
+                self._write_all(batch)
+            except OSError:
+                # Nowhere to say it but in the count: the log itself is what failed.
+                with self._lock:
+                    self.dropped += batch.count(b"\n")
+            finally:
+                with self._lock:
+                    self._waiting_bytes -= len(batch)
+
+    def _write_all(self, batch: bytes) -> None:
+        view = memoryview(batch)
+        while view:
+            with contextlib.suppress(InterruptedError):
+                view = view[os.write(self._descriptor, view) :]

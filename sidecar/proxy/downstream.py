@@ -1,0 +1,365 @@
+"""One client connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
+
+from sidecar.errors import HEAD_TIMEOUT, OVERLOADED, Refusal, Refused
+from sidecar.observe.access_log import Entry
+from sidecar.proxy.answers import render
+from sidecar.proxy.bodies import LengthReader
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.request import HeadReader
+
+if TYPE_CHECKING:
+    from sidecar.proxy.forwarded import Peer
+    from sidecar.proxy.plane import Plane
+
+_logger = logging.getLogger(__name__)
+
+_WRITE_BUFFER_BYTES = 64 * 1024
+_HELD_BYTES = 64 * 1024
+"""How much of the requests that follow is held while one is answered."""
+_DISCARDED_BYTES = 64 * 1024
+"""How much of a refused request's body is read for the sake of the next request."""
+_LINGER_S = 2.0
+_LINGER_BYTES = 1024 * 1024
+_FOREVER = float("inf")
+
+
+class _State(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    EXCHANGE = auto()
+    DISCARDING = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection: reads each request's head, then lets its exchange act.
+
+    States: IDLE -> HEAD -> EXCHANGE -> IDLE, by way of DISCARDING where a refused request's body is
+    still to come; LINGERING after a response that closes while the client may still be sending;
+    CLOSED from any of them. Memory: one unfinished head, 64 KiB and one read of what follows the
+    request being answered, and the transport's write buffer. Raises nothing into the loop.
+    """
+
+    __slots__ = (
+        "_discarded",
+        "_exchange",
+        "_held",
+        "_is_advancing",
+        "_is_reading",
+        "_is_write_paused",
+        "_lingered_bytes",
+        "_plane",
+        "_reader",
+        "_state",
+        "_transport",
+        "deadline",
+        "peer",
+        "scheme",
+    )
+
+    peer: Peer
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._transport: asyncio.Transport | None = None
+        self._state = _State.IDLE
+        self._reader: HeadReader | None = None
+        self._exchange: Exchange | None = None
+        self._discarded: LengthReader | None = None
+        self._held = b""
+        self._is_reading = True
+        self._is_write_paused = False
+        self._is_advancing = False
+        self._lingered_bytes = 0
+        self.deadline = _FOREVER
+        self.scheme = b"http"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._state in (_State.EXCHANGE, _State.HEAD)
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport, or turn away a client too many."""
+        plane = self._plane
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self.peer = plane.trusted.peer(transport.get_extra_info("peername"), scheme=self.scheme)
+        plane.connections.add(self)
+        self._wait_for_request()
+        if len(plane.connections) > plane.max_connections:
+            self._refuse_head(OVERLOADED)
+
+    def data_received(self, data: bytes) -> None:
+        """Act on bytes, as far as the current request lets."""
+        if self._state is _State.LINGERING:
+            self._lingered_bytes += len(data)
+            if self._lingered_bytes > _LINGER_BYTES:
+                self._close()
+            return
+        self._held = self._held + data if self._held else data
+        self._advance()
+
+    def eof_received(self) -> None:
+        """Take the end of the client's sending for its going: nobody waits for an answer."""
+        if self._exchange is not None:
+            self._exchange.on_client_gone()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End what was going on."""
+        self._state = _State.CLOSED
+        self._transport = None
+        self._held = b""
+        self.deadline = _FOREVER
+        connections = self._plane.connections
+        connections.discard(self)
+        if not connections:
+            self._plane.emptied.set()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
+
+    def pause_writing(self) -> None:
+        """Slow down the upstream, and begin no further request."""
+        self._is_write_paused = True
+        if self._exchange is not None:
+            self._exchange.on_client_full()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._is_write_paused = False
+        if self._exchange is not None:
+            self._exchange.on_client_drained()
+        else:
+            self.resume_reading()
+            self._advance()
+
+    # Called by the exchange
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Take in no more."""
+        if self._is_reading and self._transport is not None and not self._transport.is_closing():
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in again."""
+        if not self._is_reading and self._transport is not None:
+            self._is_reading = True
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def on_exchange_done(self, *, persist: bool) -> None:
+        """Go on to the next request, or close."""
+        exchange, self._exchange = self._exchange, None
+        if self._state is not _State.EXCHANGE or exchange is None:
+            return
+        if exchange.needs_body:
+            body = exchange.body
+            if persist and isinstance(body, LengthReader) and body.remaining <= _DISCARDED_BYTES:
+                self._discarded = body
+                self._state = _State.DISCARDING
+                self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.body_s
+                self.resume_reading()
+                self._advance()
+            else:
+                self._linger()
+        elif not persist:
+            self._linger() if self._held else self._close()
+        else:
+            self._wait_for_request()
+            self.resume_reading()
+            self._advance()
+
+    def abort(self, *, reset: bool) -> None:
+        """Break the connection so that the client sees the response as cut off."""
+        self._exchange = None
+        if self._transport is not None and reset:
+            self._transport.abort()
+        else:
+            self._close()
+
+    # Called by the plane
+
+    def on_deadline(self) -> None:
+        """Act on having waited too long."""
+        self.deadline = _FOREVER
+        if self._state is _State.EXCHANGE and self._exchange is not None:
+            self._exchange.on_deadline()
+        elif self._state is _State.HEAD:
+            self._refuse_head(HEAD_TIMEOUT)
+        elif self._transport is not None:
+            # Idle, discarding or lingering for long enough; or the client does not read the rest.
+            self._transport.abort() if self._state is _State.LINGERING else self._close()
+
+    def drain(self) -> None:
+        """Close as soon as no request is being answered."""
+        if self._state is _State.IDLE:
+            self._close()
+
+    # Within
+
+    def _advance(self) -> None:
+        """Read on in what has arrived, request after request, until one has to be waited for."""
+        if self._is_advancing:
+            # Called from within a request that ended at once: the loop below goes on.
+            return
+        self._is_advancing = True
+        try:
+            while self._held and self._step():
+                pass
+        except Exception:
+            # The border: whatever it is, it costs this connection and no other.
+            _logger.exception("a request failed inside the sidecar")
+            self._give_up()
+        finally:
+            self._is_advancing = False
+
+    def _give_up(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
+        self.abort(reset=True)
+
+    def _step(self) -> bool:
+        """Make one step with the bytes held; return whether another may follow."""
+        state = self._state
+        if state is _State.IDLE:
+            # Whoever does not read the answers gets no further ones.
+            return self._hold() if self._is_write_paused else self._begin_head()
+        if state is _State.HEAD:
+            return self._read_head()
+        if state is _State.EXCHANGE:
+            return self._read_body()
+        if state is _State.DISCARDING:
+            return self._discard()
+        self._held = b""
+        return False
+
+    def _begin_head(self) -> bool:
+        # Empty lines before a request are passed over: RFC 9112 section 2.2.
+        self._held = self._held.lstrip(b"\r\n")
+        if not self._held:
+            return False
+        plane = self._plane
+        self._reader = HeadReader(plane.fields, plane.head_limits)
+        self._state = _State.HEAD
+        self.deadline = plane.clock.monotonic() + plane.timeouts.head_s
+        return True
+
+    def _read_head(self) -> bool:
+        reader = cast("HeadReader", self._reader)
+        data, self._held = self._held, b""
+        try:
+            rest = reader.feed(data)
+        except Refused as refused:
+            self._refuse_head(refused.refusal)
+            return False
+        if rest is None:
+            return False
+        self._held = rest
+        self._reader = None
+        self._state = _State.EXCHANGE
+        exchange = self._exchange = Exchange(self._plane, self, reader.head)
+        exchange.start()
+        return True
+
+    def _read_body(self) -> bool:
+        exchange = self._exchange
+        if exchange is not None and exchange.needs_body:
+            data, self._held = self._held, b""
+            rest = exchange.on_body(data)
+            if self._exchange is exchange:
+                self._held = rest
+                return bool(rest)
+            self._held = rest or self._held
+            return True
+        return self._hold()
+
+    def _hold(self) -> bool:
+        """Let the next request wait; a client that sends many ahead is made to wait, too."""
+        if len(self._held) > _HELD_BYTES:
+            self.pause_reading()
+        return False
+
+    def _discard(self) -> bool:
+        body = cast("LengthReader", self._discarded)
+        _, self._held = body.feed(self._held)
+        if not body.done:
+            return False
+        self._discarded = None
+        self._wait_for_request()
+        return True
+
+    def _wait_for_request(self) -> None:
+        self._state = _State.IDLE
+        self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.idle_s
+        if self._plane.draining:
+            self._close()
+
+    def _refuse_head(self, refusal: Refusal) -> None:
+        """Answer bytes that are no request."""
+        plane = self._plane
+        request_id = plane.new_request_id()
+        self.write(
+            render(
+                refusal, request_id, extra=b"", connection=b"Connection: close\r\n", to_head=False
+            )
+        )
+        if plane.log is not None:
+            entry = Entry()
+            entry.time = plane.clock.time()
+            entry.request_id = request_id.decode()
+            entry.client = self.peer.address
+            entry.status = refusal.status
+            entry.reason = refusal.reason
+            plane.log.write(entry)
+        self._linger()
+
+    def _linger(self) -> None:
+        """End sending, and read on for a while.
+
+        A close with bytes unread would reset the connection, and the response might be lost with it
+        (RFC 9112 section 9.6).
+        """
+        self._reader = None
+        self._held = b""
+        self._state = _State.LINGERING
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not transport.can_write_eof():
+            self._close()
+            return
+        transport.write_eof()
+        self._bound_closing(transport)
+        self.resume_reading()
+
+    def _close(self) -> None:
+        """Close once everything written has left, or the client has been waited for long enough."""
+        self._held = b""
+        self._state = _State.LINGERING
+        if self._transport is not None:
+            self._bound_closing(self._transport)
+            self._transport.close()
+
+    def _bound_closing(self, transport: asyncio.Transport) -> None:
+        """Wait for the client's own close, or for a slow one to take what is still unsent."""
+        is_sent = not transport.get_write_buffer_size()
+        wait_s = _LINGER_S if is_sent else self._plane.timeouts.idle_s
+        self.deadline = self._plane.clock.monotonic() + wait_s

@@ -1,0 +1,147 @@
+"""What becomes of each header field of a request, decided by its name.
+
+Upstreams that speak CGI read `X_User_Id`, `x.user.id` and `X-User-Id` as one variable, so a name
+that only looks like one of ours counts as ours: names are compared in lower case with everything
+but letters and digits read as `-`. An alias is removed and never read.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FOLD = bytes(
+    byte + 32 if 65 <= byte <= 90 else byte if chr(byte).isascii() and chr(byte).isalnum() else 45
+    for byte in range(256)
+)
+_REMEMBERED = 2048
+"""Spellings remembered; clients choose them, so that their number must have an end."""
+
+
+class Kind(IntEnum):
+    """What a field is to the sidecar."""
+
+    OTHER = 0
+    """Forwarded as it is."""
+    REMOVED = 1
+    """Hop-by-hop, an identity header, or an alias of a field that means something here."""
+    HOST = 2
+    CONTENT_LENGTH = 3
+    TRANSFER_ENCODING = 4
+    CONNECTION = 5
+    EXPECT = 6
+    COOKIE = 7
+    API_KEY = 8
+    ORGANIZATION = 9
+    REQUEST_ID = 10
+    ORIGIN = 11
+    PREFLIGHT_METHOD = 12
+    """Access-Control-Request-Method."""
+    FORWARDED_FOR = 13
+    FORWARDED_PROTO = 14
+    FORWARDED_HOST = 15
+    FORWARDED_OTHER = 16
+    """What else a proxy in front may tell: believed from trusted peers, removed from others."""
+
+
+_MEANT = {
+    b"host": Kind.HOST,
+    b"content-length": Kind.CONTENT_LENGTH,
+    b"transfer-encoding": Kind.TRANSFER_ENCODING,
+    b"connection": Kind.CONNECTION,
+    b"expect": Kind.EXPECT,
+    b"cookie": Kind.COOKIE,
+    b"x-organization-id": Kind.ORGANIZATION,
+    b"x-request-id": Kind.REQUEST_ID,
+    b"origin": Kind.ORIGIN,
+    b"access-control-request-method": Kind.PREFLIGHT_METHOD,
+    b"x-forwarded-for": Kind.FORWARDED_FOR,
+    b"x-forwarded-proto": Kind.FORWARDED_PROTO,
+    b"x-forwarded-host": Kind.FORWARDED_HOST,
+}
+_REMOVED = frozenset(
+    (
+        # RFC 9110 section 7.6.1, and what older agents send in their place.
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"upgrade",
+        b"http2-settings",
+        # Ours to set.
+        b"x-user-id",
+        b"x-organization-role",
+        b"x-auth-method",
+        b"x-api-key-id",
+        b"x-internal-token",
+        b"x-sidecar-assertion",
+    )
+)
+_FORWARDED_OTHER = (b"forwarded", b"x-real-ip", b"x-rewrite-url")
+_FORWARDED_PREFIXES = (b"x-forwarded-", b"x-original-")
+
+# Removed from a response: hop-by-hop (RFC 9110 section 7.6.1), and ours to set or to keep.
+_RESPONSE_KINDS = {
+    b"connection": Kind.CONNECTION,
+    b"content-length": Kind.CONTENT_LENGTH,
+    b"transfer-encoding": Kind.TRANSFER_ENCODING,
+    b"keep-alive": Kind.REMOVED,
+    b"proxy-connection": Kind.REMOVED,
+    b"upgrade": Kind.REMOVED,
+    b"x-request-id": Kind.REMOVED,
+    b"x-internal-token": Kind.REMOVED,
+}
+
+
+def fold(name: bytes) -> bytes:
+    """Return the form in which a field's name is compared."""
+    return name.translate(_FOLD)
+
+
+class RequestFields:
+    """Kinds of request fields by name, with the API key header and the cookies as configured."""
+
+    def __init__(self, api_key_header: str, strip_cookies: Callable[[bytes], bytes | None]) -> None:
+        self.strip_cookies = strip_cookies
+        """Takes the session's cookies out of a Cookie value; None where nothing is left."""
+        self._api_key = api_key_header.lower().encode()
+        self._meant = {**_MEANT, self._api_key: Kind.API_KEY}
+        self._folded = {fold(name) for name in self._meant}
+        self._remembered: dict[bytes, Kind] = {}
+
+    def kind(self, name: bytes) -> Kind:
+        """Return what the field is to the sidecar; *name* in any spelling."""
+        kind = self._remembered.get(name)
+        if kind is None:
+            kind = self._judge(name.lower())
+            if len(self._remembered) < _REMEMBERED:
+                self._remembered[name] = kind
+        return kind
+
+    def _judge(self, name: bytes) -> Kind:
+        meant = self._meant.get(name)
+        if meant is not None:
+            return meant
+        folded = fold(name)
+        if folded in self._folded or folded in _REMOVED:
+            return Kind.REMOVED
+        if folded in _FORWARDED_OTHER or folded.startswith(_FORWARDED_PREFIXES):
+            return Kind.FORWARDED_OTHER
+        return Kind.OTHER
+
+
+_remembered_responses: dict[bytes, Kind] = {}
+
+
+def response_kind(name: bytes) -> Kind:
+    """Return what a response's field is to the sidecar; *name* in any spelling."""
+    kind = _remembered_responses.get(name)
+    if kind is None:
+        kind = _RESPONSE_KINDS.get(name.lower(), Kind.OTHER)
+        if len(_remembered_responses) < _REMEMBERED:
+            _remembered_responses[name] = kind
+    return kind

@@ -1,0 +1,89 @@
+"""What all client connections share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from sidecar.auth.authenticator import Authenticator
+    from sidecar.clock import Clock
+    from sidecar.limits.local import LocalLimiter
+    from sidecar.observe.access_log import AccessLog
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.fields import RequestFields
+    from sidecar.proxy.forwarded import TrustedProxies
+    from sidecar.proxy.pool import Pool
+    from sidecar.proxy.request import HeadLimits
+    from sidecar.routes import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a client may take, in seconds."""
+
+    head_s: float
+    """From the first byte of a head to its end."""
+    body_s: float
+    """Between two pieces of a request's body."""
+    idle_s: float
+    """Between two requests."""
+
+
+@dataclass(slots=True, eq=False)
+class Plane:
+    """The parts a request passes through, made once and handed to every connection."""
+
+    routes: RouteTable
+    authenticator: Authenticator
+    limiter: LocalLimiter
+    pools: Mapping[str, Pool]
+    fields: RequestFields
+    head_limits: HeadLimits
+    timeouts: Timeouts
+    max_connections: int
+    trusted: TrustedProxies
+    trusted_origins: frozenset[bytes]
+    internal_lines: bytes
+    """Field lines that go with everything that is forwarded."""
+    log: AccessLog | None
+    clock: Clock
+    draining: bool = False
+    """No new requests: every response closes its connection."""
+    connections: set[Downstream] = field(default_factory=set)
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the last connection goes."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _request_ids: count[int] = field(default_factory=count)
+    _request_id_prefix: bytes = field(default_factory=lambda: os.urandom(10).hex().encode())
+
+    def new_request_id(self) -> bytes:
+        """Return an id that no other request has: unique, and not meant to be unguessable."""
+        return b"%b%012x" % (self._request_id_prefix, next(self._request_ids))
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run *work* beside the loop's callbacks; it handles its own errors."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def sweep(self) -> None:
+        """End what has waited too long; called a few times a second."""
+        now = self.clock.monotonic()
+        for connection in [c for c in self.connections if c.deadline <= now]:
+            connection.on_deadline()
+        for pool in self.pools.values():
+            pool.sweep(now)
+
+    async def close(self) -> None:
+        """Stop connecting and drop idle upstream connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pool in self.pools.values():
+            pool.close()

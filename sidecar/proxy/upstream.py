@@ -1,0 +1,235 @@
+"""One connection to an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from sidecar.errors import UPSTREAM_CLOSED, UPSTREAM_MALFORMED, Refusal
+from sidecar.proxy.bodies import BodyReader, ChunkedReader, FramingError, UntilCloseReader
+from sidecar.proxy.response import ResponseHead, ResponseReader, UpstreamFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WRITE_BUFFER_BYTES = 64 * 1024
+_INTERIM_RESPONSES = 16
+"""How many 1xx may come before the answer."""
+
+
+class ResponseSink(Protocol):
+    """Who asked, and is told what comes back. Nothing is called after the response's end."""
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx came."""
+
+    def on_response(self, head: ResponseHead, body: BodyReader) -> None:
+        """The head came."""
+
+    def on_response_body(self, payload: bytes) -> None:
+        """A piece of the body came."""
+
+    def on_response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """The response is whole."""
+
+    def on_upstream_fault(self, refusal: Refusal) -> None:
+        """The connection broke, or what came is not HTTP; the connection is gone."""
+
+    def flush(self) -> None:
+        """Everything that arrived together has been told."""
+
+    def on_upstream_full(self) -> None:
+        """The upstream reads more slowly than it is written to."""
+
+    def on_upstream_drained(self) -> None:
+        """The upstream may be written to again."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an upstream: one request and its response at a time.
+
+    States: IDLE (no sink) -> BUSY -> IDLE; CLOSED from any of them. Memory: one unfinished response
+    head, and the transport's write buffer of 64 KiB; bodies pass through.
+    """
+
+    __slots__ = (
+        "_body",
+        "_interim",
+        "_on_closed",
+        "_on_opened",
+        "_reader",
+        "_sink",
+        "_to_head",
+        "_transport",
+        "idle_since",
+        "keep_alive",
+        "request_sent",
+    )
+
+    def __init__(
+        self, on_opened: Callable[[], None], on_closed: Callable[[UpstreamConnection], None]
+    ) -> None:
+        self._on_opened = on_opened
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._sink: ResponseSink | None = None
+        self._reader: ResponseReader | None = None
+        self._body: BodyReader | None = None
+        self._to_head = False
+        self._interim = 0
+        self.keep_alive = False
+        self.request_sent = False
+        self.idle_since = 0.0
+        """When its last exchange ended; 0 while it is not waiting in a pool."""
+
+    # Called by whoever uses it
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next request may follow on this connection."""
+        return self.is_open and self.keep_alive and self.request_sent
+
+    def begin(self, sink: ResponseSink, *, to_head: bool) -> None:
+        """Take the next request; its response goes to *sink*."""
+        self._sink = sink
+        self._to_head = to_head
+        self._reader = ResponseReader()
+        self._body = None
+        self._interim = 0
+        self.keep_alive = False
+        self.request_sent = False
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the request."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Stop taking in the response."""
+        if self.is_open:
+            cast("asyncio.Transport", self._transport).pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in the response again."""
+        if self.is_open:
+            cast("asyncio.Transport", self._transport).resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection at once; the sink hears nothing more."""
+        self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._sink = None
+        if self._transport is not None:
+            self._transport.close()
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._on_opened()
+
+    def data_received(self, data: bytes) -> None:
+        """Tell the sink what these bytes mean."""
+        sink = self._sink
+        if sink is None:
+            # Nobody asked: RFC 9112 section 9.2 has such a connection closed.
+            self.abort()
+            return
+        try:
+            self._read(sink, data)
+        except (UpstreamFault, FramingError):
+            self._fail(UPSTREAM_MALFORMED)
+        else:
+            sink.flush()
+
+    def eof_received(self) -> None:
+        """End a body that lasts until the close; anything else breaks off."""
+        sink = self._sink
+        if sink is not None and isinstance(self._body, UntilCloseReader):
+            self._end(sink)
+            sink.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the sink that no more will come."""
+        self._transport = None
+        self._on_closed(self)
+        sink = self._sink
+        if sink is None:
+            return
+        if error is None and isinstance(self._body, UntilCloseReader):
+            self._end(sink)
+            sink.flush()
+        else:
+            self._fail(UPSTREAM_CLOSED)
+
+    def pause_writing(self) -> None:
+        """Pass on that the upstream is slow."""
+        if self._sink is not None:
+            self._sink.on_upstream_full()
+
+    def resume_writing(self) -> None:
+        """Pass on that the upstream caught up."""
+        if self._sink is not None:
+            self._sink.on_upstream_drained()
+
+    def _read(self, sink: ResponseSink, data: bytes) -> None:
+        if self._body is None:
+            rest = self._read_head(sink, data)
+            if rest is None:
+                return
+            data = rest
+        body = cast("BodyReader", self._body)
+        if data and not body.done:
+            payload, data = body.feed(data)
+            if payload:
+                sink.on_response_body(payload)
+        if body.done:
+            if data:
+                # More than was asked for: what it is cannot be told, and nobody may get it.
+                self.keep_alive = False
+            self._end(sink)
+
+    def _read_head(self, sink: ResponseSink, data: bytes) -> bytes | None:
+        """Read heads until the final one; return what follows it, None while it is unfinished."""
+        reader = cast("ResponseReader", self._reader)
+        while True:
+            rest = reader.feed(data)
+            if rest is None:
+                return None
+            head = reader.head
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if self._interim > _INTERIM_RESPONSES:
+                raise UpstreamFault("more interim responses than anyone needs")
+            sink.on_interim(head)
+            reader = self._reader = ResponseReader()
+            if not rest:
+                return None
+            data = rest
+        self._reader = None
+        self._body = head.body_reader(to_head=self._to_head)
+        self.keep_alive = head.keep_alive and not isinstance(self._body, UntilCloseReader)
+        sink.on_response(head, self._body)
+        return rest
+
+    def _end(self, sink: ResponseSink) -> None:
+        body, self._body, self._sink = self._body, None, None
+        sink.on_response_end(body.trailers if isinstance(body, ChunkedReader) else [])
+
+    def _fail(self, refusal: Refusal) -> None:
+        sink = self._sink
+        self.abort()
+        if sink is not None:
+            sink.on_upstream_fault(refusal)

@@ -1,0 +1,152 @@
+"""Which route a request target belongs to, and which targets are refused outright.
+
+Two readers of one path must not disagree: a dot segment or an encoded slash that the sidecar reads
+one way and an upstream another would carry a request around its route's demands. Such targets are
+refused rather than normalised (RFC 3986 section 6.2.2 leaves the choice), and all others are
+forwarded byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from sidecar.errors import BAD_HOST, BAD_TARGET, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.identity import Demand
+
+# A path of these needs no second look: no escape, no dot at the start of a segment, no "//".
+_PLAIN_PATH = re.compile(rb"(?:/(?!\.)[A-Za-z0-9_~!$&'()*+,=:@.\-]+)+/?|/")
+# RFC 3986 section 3.3 with every escape whole, and the visible characters that browsers leave as
+# they are ("|", "^", "[" and such): all but "#" and the backslash.
+_PATH = re.compile(rb"/(?:[\x21\x22\x24\x26-\x5b\x5d-\x7e]|%[0-9A-Fa-f]{2})*")
+# RFC 3986 section 3.4, and what clients send all the same: any visible character but "#".
+_QUERY = re.compile(rb"[\x21\x22\x24-\x7e]*")
+_ENCODED_DELIMITER = re.compile(rb"%(?:2f|5c|00)", re.IGNORECASE)
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+# Longer UTF-8 forms of ASCII characters (RFC 3629 section 3 forbids them; lax decoders read "/").
+_OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+# RFC 3986 section 3.2.2 and 3.2.3; what stands in brackets is judged no further.
+_AUTHORITY = re.compile(
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._\-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A request target (RFC 9112 section 3.2) that passed every check."""
+
+    origin_form: bytes
+    """Path and query as they came; what is forwarded."""
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A path prefix with the upstream that serves it and what it demands."""
+
+    path: str
+    upstream: str
+    demand: Demand
+    forwards_preflight: bool = True
+    origins: frozenset[bytes] = frozenset()
+    """Origins whose pages may read refusals; `*` stands for any, without credentials."""
+    methods: frozenset[bytes] = frozenset()
+    """Methods served here; empty for all."""
+    body_bytes: int = 10 * 1024 * 1024
+    """How long a request's body may be."""
+    prefix: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", self.path.encode())
+
+    @property
+    def is_public(self) -> bool:
+        """Whether requests pass without a credential."""
+        return not self.demand.admits
+
+
+class RouteTable:
+    """Routes by path; the longest prefix of whole segments wins."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._by_prefix = {route.prefix.rstrip(b"/"): route for route in routes}
+
+    def match(self, path: bytes) -> Route | None:
+        """Return the route of *path* (checked by `parse_target`), or None.
+
+        Comparison is by byte: `/V1/chat` is not `/v1/chat` to an upstream, so neither to us.
+        """
+        routes = self._by_prefix
+        prefix = path
+        while prefix:
+            route = routes.get(prefix)
+            if route is not None:
+                return route
+            prefix = prefix[: prefix.rfind(b"/")]
+        return routes.get(b"")
+
+
+def parse_target(target: bytes, host: bytes) -> Target:
+    """Return the checked form of a request target; *host* is the request's Host.
+
+    Raises Refused with BAD_TARGET, or BAD_HOST where an absolute target names another host
+    (RFC 9112 section 3.2.2 would let the target win; who sends both disagreeing means harm).
+    """
+    if not target.startswith(b"/"):
+        target = _from_absolute(target, host)
+    path, mark, query = target.partition(b"?")
+    if not _PLAIN_PATH.fullmatch(path):
+        _check_path(path)
+    if mark and not _QUERY.fullmatch(query):
+        raise Refused(BAD_TARGET)
+    return Target(target, path)
+
+
+def check_host(host: bytes) -> None:
+    """Raise Refused with BAD_HOST unless *host* is a host with an optional port (RFC 9110 7.2)."""
+    if not _AUTHORITY.fullmatch(host):
+        raise Refused(BAD_HOST)
+
+
+def _from_absolute(target: bytes, host: bytes) -> bytes:
+    """Return the origin form of an absolute target (RFC 9112 section 3.2.2)."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise Refused(BAD_TARGET)
+    if match[1].lower() != host.lower():
+        raise Refused(BAD_HOST)
+    rest = match[2] or b"/"
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _check_path(path: bytes) -> None:
+    """Refuse a path that two readers could take for two paths, before or after one decoding."""
+    if not _PATH.fullmatch(path):
+        raise Refused(BAD_TARGET)
+    decoded = unquote_to_bytes(path)
+    if (
+        _is_ambiguous(path)
+        or _is_ambiguous(decoded)
+        # What an upstream that decodes twice would see.
+        or (b"%" in decoded and _is_ambiguous(unquote_to_bytes(decoded)))
+    ):
+        raise Refused(BAD_TARGET)
+
+
+def _is_ambiguous(path: bytes) -> bool:
+    return (
+        b"//" in path
+        or b"\\" in path
+        or _CONTROL.search(path) is not None
+        or _ENCODED_DELIMITER.search(path) is not None
+        or _OVERLONG.search(path) is not None
+        # A parameter does not hide a dot segment: "..;x" is ".." to servlet containers.
+        or any(segment.partition(b";")[0] in (b".", b"..") for segment in path.split(b"/"))
+    )

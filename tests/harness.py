@@ -1,0 +1,317 @@
+"""A running sidecar on real sockets, an upstream that records raw bytes, and a raw client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sidecar.app import Sidecar
+from sidecar.settings import parse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from sidecar.clock import Clock
+
+TIMEOUT_S = 10.0
+"""How long a test waits for what must come: long enough for a busy machine, never waited out."""
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+SECRET = "a-secret-of-at-least-thirty-two-letters"
+INTERNAL_TOKEN = "internal-token-of-this-test-run"
+
+
+@dataclass
+class Received:
+    """One request as an upstream got it."""
+
+    head: bytes
+    """Request line and fields, without the empty line that ends them."""
+    body: bytes = b""
+    """The body's bytes as framed on the wire."""
+
+    @property
+    def request_line(self) -> bytes:
+        return self.head.split(b"\r\n", 1)[0]
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The fields in order, names as spelt."""
+        pairs = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:]]
+        return [(name, value) for name, _, value in pairs]
+
+    def values(self, name: str) -> list[bytes]:
+        """The values of a field, compared in lower case."""
+        wanted = name.lower().encode()
+        return [value for key, value in self.fields if key.lower() == wanted]
+
+
+class RecordingUpstream:
+    """Records what it receives, byte for byte, and answers each request with `answer`.
+
+    `answer` is bytes, or a function of the request that returns bytes. `connections` counts those
+    that were made.
+    """
+
+    def __init__(self, answer: bytes | Callable[[Received], bytes] = OK) -> None:
+        self.answer = answer
+        self.requests: list[Received] = []
+        self.connections = 0
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def last(self) -> Received:
+        return self.requests[-1]
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**22)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.close()
+        await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while True:
+                await self._serve_one(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
+        request = Received(head)
+        lengths = request.values("content-length")
+        if lengths:
+            request.body = await reader.readexactly(int(lengths[0]))
+        elif request.values("transfer-encoding"):
+            request.body = await _read_chunked(reader)
+        self.requests.append(request)
+        answer = self.answer if isinstance(self.answer, bytes) else self.answer(request)
+        writer.write(answer)
+        await writer.drain()
+
+
+async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
+    raw = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        raw += line
+        size = int(line.split(b";")[0], 16)
+        if size:
+            raw += await reader.readexactly(size + 2)
+            continue
+        while line != b"\r\n":
+            line = await reader.readuntil(b"\r\n")
+            raw += line
+        return raw
+
+
+@dataclass
+class Response:
+    """A response as a client got it."""
+
+    status: int
+    head: bytes
+    body: bytes = b""
+    interim: list[bytes] = field(default_factory=list)
+    """Heads of 1xx responses that came before."""
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        pairs = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:]]
+        return [(name, value) for name, _, value in pairs]
+
+    def values(self, name: str) -> list[str]:
+        wanted = name.lower().encode()
+        return [value.decode("latin-1") for key, value in self.fields if key.lower() == wanted]
+
+    def value(self, name: str) -> str | None:
+        """The only value of a field, None without one."""
+        found = self.values(name)
+        assert len(found) <= 1, f"{name} stands {len(found)} times"
+        return found[0] if found else None
+
+    def json(self) -> Any:
+        import json
+
+        return json.loads(self.body)
+
+
+class Client:
+    """One raw client connection: sends bytes as given, reads responses."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def receive(self, *, to_head: bool = False) -> Response:
+        """Read one whole response; *to_head* says that it answers a HEAD."""
+        async with asyncio.timeout(TIMEOUT_S):
+            interim: list[bytes] = []
+            while True:
+                head = (await self.reader.readuntil(b"\r\n\r\n"))[:-4]
+                status = int(head.split(b" ", 2)[1])
+                if status >= 200:
+                    break
+                interim.append(head)
+            response = Response(status, head, interim=interim)
+            if to_head or status in (204, 304):
+                return response
+            if response.values("transfer-encoding"):
+                response.body = _dechunk(await _read_chunked(self.reader))
+            elif (length := response.value("content-length")) is not None:
+                response.body = await self.reader.readexactly(int(length))
+            else:
+                response.body = await self.reader.read()
+            return response
+
+    async def ask(self, request: bytes, *, to_head: bool = False) -> Response:
+        await self.send(request)
+        return await self.receive(to_head=to_head)
+
+    async def read_to_end(self) -> bytes:
+        """Read until the sidecar closes; a reset counts as a close."""
+        async with asyncio.timeout(TIMEOUT_S):
+            data = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := await self.reader.read(65536):
+                    data += piece
+            return data
+
+    async def is_closed(self) -> bool:
+        """Wait until the sidecar closes; False if bytes come instead."""
+        return await self.read_to_end() == b""
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _dechunk(raw: bytes) -> bytes:
+    body = b""
+    while raw:
+        line, _, raw = raw.partition(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        if not size:
+            break
+        body += raw[:size]
+        raw = raw[size + 2 :]
+    return body
+
+
+@dataclass
+class Running:
+    """A sidecar that serves, with its upstreams."""
+
+    sidecar: Sidecar
+    upstreams: dict[str, RecordingUpstream]
+    log_path: Path
+
+    @property
+    def upstream(self) -> RecordingUpstream:
+        """The only upstream, or the one named `chat`."""
+        return self.upstreams["chat"]
+
+    @property
+    def port(self) -> int:
+        return self.sidecar.address[1]
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**22))
+
+    async def ask(self, request: bytes, *, to_head: bool = False) -> Response:
+        """Send one request on a connection of its own and read the response."""
+        client = await self.connect()
+        try:
+            return await client.ask(request, to_head=to_head)
+        finally:
+            client.close()
+
+    def log_lines(self) -> list[bytes]:
+        """The access log as far as it was written; whole once the sidecar has stopped."""
+        return self.log_path.read_bytes().splitlines()
+
+
+ROUTES = """
+[[routes]]
+path = "/v1/chat"
+upstream = "chat"
+
+[[routes]]
+path = "/api/export"
+upstream = "chat"
+auth = ["api_key"]
+
+[[routes]]
+path = "/public"
+upstream = "chat"
+auth = []
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(
+    database: Path,
+    *,
+    routes: str = ROUTES,
+    extra: str = "",
+    secret: str = SECRET,
+    upstreams: dict[str, RecordingUpstream] | None = None,
+    clock: Clock | None = None,
+    internal_token: str | None = INTERNAL_TOKEN,
+) -> AsyncIterator[Running]:
+    """Run a sidecar on *database* with recording upstreams; *extra* is more TOML, before the routes.
+
+    `[session]` and `[identity]` are set here from *secret* and *internal_token*; keys of other
+    sections go into *extra*.
+    """
+    upstreams = upstreams or {"chat": RecordingUpstream()}
+    for upstream in upstreams.values():
+        await upstream.start()
+    text = "\n".join(
+        (
+            '[listen]\nhost = "127.0.0.1"\nport = 0' if "[listen]" not in extra else "",
+            '[admin]\nhost = "127.0.0.1"\nport = 0',
+            f'[store]\nurl = "sqlite:///{database}"' if "[store]" not in extra else "",
+            f'[session]\nsecrets = ["{secret}"]' if "[session]" not in extra else "",
+            f'[identity]\ninternal_token = "{internal_token}"' if internal_token else "",
+            extra,
+            *(
+                f'[upstreams.{name}]\nurls = ["http://127.0.0.1:{upstream.port}"]'
+                for name, upstream in upstreams.items()
+                if f"[upstreams.{name}]" not in extra
+            ),
+            routes,
+        )
+    )
+    log_path = database.with_name("access.log")
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sidecar = Sidecar(
+        parse(text, source="test.toml", environ={}), clock=clock, log_descriptor=descriptor
+    )
+    await sidecar.start()
+    try:
+        yield Running(sidecar, upstreams, log_path)
+    finally:
+        await sidecar.stop()
+        for upstream in upstreams.values():
+            await upstream.stop()
+        os.close(descriptor)
