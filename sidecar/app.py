@@ -143,8 +143,8 @@ async def _serve(settings: config.Settings) -> None:
         loop.add_signal_handler(number, stopped.set)
     sidecar = Sidecar(settings)
     await sidecar.start()
-    host, port = sidecar.address
-    _LOG.info("serving on %s port %d", host, port)
+    _LOG.info("health on %s port %d", *sidecar.admin_address)
+    _LOG.info("serving on %s port %d", *sidecar.address)
     await stopped.wait()
     _LOG.info("draining")
     await sidecar.stop()

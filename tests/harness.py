@@ -1,9 +1,10 @@
-"""A running sidecar on real sockets, an upstream that records raw bytes, and a raw client."""
+"""A running sidecar on real sockets, upstreams that record raw bytes, and a raw client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from sidecar.app import Sidecar
 from sidecar.settings import parse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from sidecar.clock import Clock
@@ -23,6 +24,28 @@ TIMEOUT_S = 10.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 SECRET = "a-secret-of-at-least-thirty-two-letters"
 INTERNAL_TOKEN = "internal-token-of-this-test-run"
+HOST = b"api.example.test"
+
+
+def request(
+    start: bytes, *lines: bytes, host: bytes | None = HOST, body: bytes = b"", version: str = "1.1"
+) -> bytes:
+    """Return a request's bytes: *start* is method and target, *lines* are fields as they go out.
+
+    `Host` comes first unless *host* is None; a *body* brings its length along.
+    """
+    head = [b"%b HTTP/%b" % (start, version.encode())]
+    if host is not None:
+        head.append(b"Host: %b" % host)
+    head += lines
+    if body:
+        head.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join((*head, b"", body))
+
+
+def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    pairs = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    return [(name, value.strip(b" \t")) for name, _, value in pairs]
 
 
 @dataclass
@@ -41,8 +64,7 @@ class Received:
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
         """The fields in order, names as spelt."""
-        pairs = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:]]
-        return [(name, value) for name, _, value in pairs]
+        return _fields(self.head)
 
     def values(self, name: str) -> list[bytes]:
         """The values of a field, compared in lower case."""
@@ -64,13 +86,14 @@ class RecordingUpstream:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._recorded = asyncio.Event()
 
     @property
     def last(self) -> Received:
         return self.requests[-1]
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**22)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -79,6 +102,14 @@ class RecordingUpstream:
         for writer in list(self._writers):
             writer.close()
         await asyncio.sleep(0)
+
+    async def wait_for_requests(self, count: int) -> list[Received]:
+        """Wait until so many have been recorded, and return them all."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(self.requests) < count:
+                self._recorded.clear()
+                await self._recorded.wait()
+        return self.requests
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -93,16 +124,43 @@ class RecordingUpstream:
             writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
-        request = Received(head)
+        request = await self._read_head(reader)
         lengths = request.values("content-length")
         if lengths:
             request.body = await reader.readexactly(int(lengths[0]))
         elif request.values("transfer-encoding"):
             request.body = await _read_chunked(reader)
-        self.requests.append(request)
+        self._record(request)
         answer = self.answer if isinstance(self.answer, bytes) else self.answer(request)
         writer.write(answer)
+        await writer.drain()
+
+    async def _read_head(self, reader: asyncio.StreamReader) -> Received:
+        return Received((await reader.readuntil(b"\r\n\r\n"))[:-4])
+
+    def _record(self, request: Received) -> None:
+        self.requests.append(request)
+        self._recorded.set()
+
+
+class ScriptedUpstream(RecordingUpstream):
+    """Records each request's head, and leaves the connection to `script`.
+
+    The script reads what follows the head and writes what it likes, in pieces; the connection takes
+    the next request when it returns.
+    """
+
+    def __init__(
+        self,
+        script: Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    ) -> None:
+        super().__init__()
+        self.script = script
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await self._read_head(reader)
+        self._record(request)
+        await self.script(request, reader, writer)
         await writer.drain()
 
 
@@ -133,8 +191,7 @@ class Response:
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
-        pairs = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:]]
-        return [(name, value) for name, _, value in pairs]
+        return _fields(self.head)
 
     def values(self, name: str) -> list[str]:
         wanted = name.lower().encode()
@@ -147,8 +204,6 @@ class Response:
         return found[0] if found else None
 
     def json(self) -> Any:
-        import json
-
         return json.loads(self.body)
 
 
@@ -158,6 +213,8 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.was_reset = False
+        """Whether the end that `read_to_end` met was a reset."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -166,23 +223,35 @@ class Client:
     async def receive(self, *, to_head: bool = False) -> Response:
         """Read one whole response; *to_head* says that it answers a HEAD."""
         async with asyncio.timeout(TIMEOUT_S):
-            interim: list[bytes] = []
-            while True:
-                head = (await self.reader.readuntil(b"\r\n\r\n"))[:-4]
-                status = int(head.split(b" ", 2)[1])
-                if status >= 200:
-                    break
-                interim.append(head)
-            response = Response(status, head, interim=interim)
-            if to_head or status in (204, 304):
+            response = await self.receive_head()
+            if to_head or response.status in (204, 304):
                 return response
             if response.values("transfer-encoding"):
-                response.body = _dechunk(await _read_chunked(self.reader))
+                response.body = dechunk(await _read_chunked(self.reader))
             elif (length := response.value("content-length")) is not None:
                 response.body = await self.reader.readexactly(int(length))
             else:
                 response.body = await self.reader.read()
             return response
+
+    async def receive_head(self) -> Response:
+        """Read a response's head, and leave its body to be read."""
+        async with asyncio.timeout(TIMEOUT_S):
+            interim: list[bytes] = []
+            while True:
+                head = (await self.reader.readuntil(b"\r\n\r\n"))[:-4]
+                status = int(head.split(b" ", 2)[1])
+                if status >= 200:
+                    return Response(status, head, interim=interim)
+                interim.append(head)
+
+    async def read_exactly(self, count: int) -> bytes:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await self.reader.readexactly(count)
+
+    async def read_until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await self.reader.readuntil(end)
 
     async def ask(self, request: bytes, *, to_head: bool = False) -> Response:
         await self.send(request)
@@ -192,9 +261,11 @@ class Client:
         """Read until the sidecar closes; a reset counts as a close."""
         async with asyncio.timeout(TIMEOUT_S):
             data = b""
-            with contextlib.suppress(ConnectionError):
+            try:
                 while piece := await self.reader.read(65536):
                     data += piece
+            except ConnectionError:
+                self.was_reset = True
             return data
 
     async def is_closed(self) -> bool:
@@ -205,7 +276,8 @@ class Client:
         self.writer.close()
 
 
-def _dechunk(raw: bytes) -> bytes:
+def dechunk(raw: bytes) -> bytes:
+    """Return the payload of a chunked body."""
     body = b""
     while raw:
         line, _, raw = raw.partition(b"\r\n")
@@ -217,13 +289,30 @@ def _dechunk(raw: bytes) -> bytes:
     return body
 
 
+async def connect(port: int) -> Client:
+    """Connect to a port of this machine."""
+    async with asyncio.timeout(TIMEOUT_S):
+        return Client(*await asyncio.open_connection("127.0.0.1", port, limit=2**22))
+
+
+async def ask(port: int, path: str) -> Response:
+    """GET *path* on a connection of its own."""
+    client = await connect(port)
+    try:
+        return await client.ask(request(b"GET %b" % path.encode()))
+    finally:
+        client.close()
+
+
 @dataclass
 class Running:
     """A sidecar that serves, with its upstreams."""
 
     sidecar: Sidecar
-    upstreams: dict[str, RecordingUpstream]
+    upstreams: Mapping[str, RecordingUpstream]
     log_path: Path
+    clients: list[Client] = field(default_factory=list)
+    """Those that are closed at the end, if not before."""
 
     @property
     def upstream(self) -> RecordingUpstream:
@@ -234,12 +323,18 @@ class Running:
     def port(self) -> int:
         return self.sidecar.address[1]
 
+    async def ask_admin(self, path: str) -> Response:
+        """Ask the admin listener."""
+        return await ask(self.sidecar.admin_address[1], path)
+
     async def connect(self) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**22))
+        client = await connect(self.port)
+        self.clients.append(client)
+        return client
 
     async def ask(self, request: bytes, *, to_head: bool = False) -> Response:
         """Send one request on a connection of its own and read the response."""
-        client = await self.connect()
+        client = await connect(self.port)
         try:
             return await client.ask(request, to_head=to_head)
         finally:
@@ -267,26 +362,17 @@ auth = []
 """
 
 
-@contextlib.asynccontextmanager
-async def running(
+def configuration(
     database: Path,
+    upstreams: Mapping[str, int],
     *,
     routes: str = ROUTES,
     extra: str = "",
     secret: str = SECRET,
-    upstreams: dict[str, RecordingUpstream] | None = None,
-    clock: Clock | None = None,
     internal_token: str | None = INTERNAL_TOKEN,
-) -> AsyncIterator[Running]:
-    """Run a sidecar on *database* with recording upstreams; *extra* is more TOML, before the routes.
-
-    `[session]` and `[identity]` are set here from *secret* and *internal_token*; keys of other
-    sections go into *extra*.
-    """
-    upstreams = upstreams or {"chat": RecordingUpstream()}
-    for upstream in upstreams.values():
-        await upstream.start()
-    text = "\n".join(
+) -> str:
+    """Return a configuration with *upstreams* by name and port; for the rest see `running`."""
+    return "\n".join(
         (
             '[listen]\nhost = "127.0.0.1"\nport = 0' if "[listen]" not in extra else "",
             '[admin]\nhost = "127.0.0.1"\nport = 0',
@@ -295,12 +381,41 @@ async def running(
             f'[identity]\ninternal_token = "{internal_token}"' if internal_token else "",
             extra,
             *(
-                f'[upstreams.{name}]\nurls = ["http://127.0.0.1:{upstream.port}"]'
-                for name, upstream in upstreams.items()
+                f'[upstreams.{name}]\nurls = ["http://127.0.0.1:{port}"]'
+                for name, port in upstreams.items()
                 if f"[upstreams.{name}]" not in extra
             ),
             routes,
         )
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    database: Path,
+    *,
+    routes: str = ROUTES,
+    extra: str = "",
+    secret: str = SECRET,
+    upstreams: Mapping[str, RecordingUpstream] | None = None,
+    clock: Clock | None = None,
+    internal_token: str | None = INTERNAL_TOKEN,
+) -> AsyncIterator[Running]:
+    """Run a sidecar on *database* with recording upstreams; *extra* is TOML before the routes.
+
+    `[session]` and `[identity]` are set here from *secret* and *internal_token*; keys of other
+    sections go into *extra*.
+    """
+    upstreams = upstreams or {"chat": RecordingUpstream()}
+    for upstream in upstreams.values():
+        await upstream.start()
+    text = configuration(
+        database,
+        {name: upstream.port for name, upstream in upstreams.items()},
+        routes=routes,
+        extra=extra,
+        secret=secret,
+        internal_token=internal_token,
     )
     log_path = database.with_name("access.log")
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -308,9 +423,12 @@ async def running(
         parse(text, source="test.toml", environ={}), clock=clock, log_descriptor=descriptor
     )
     await sidecar.start()
+    run = Running(sidecar, upstreams, log_path)
     try:
-        yield Running(sidecar, upstreams, log_path)
+        yield run
     finally:
+        for client in run.clients:
+            client.close()
         await sidecar.stop()
         for upstream in upstreams.values():
             await upstream.stop()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import Enum, auto
+import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 from sidecar.errors import HEAD_TIMEOUT, OVERLOADED, Refusal, Refused
 from sidecar.observe.access_log import Entry
 from sidecar.proxy.answers import render
-from sidecar.proxy.bodies import LengthReader
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.request import HeadReader
 
 if TYPE_CHECKING:
+    from sidecar.proxy.bodies import LengthReader
     from sidecar.proxy.forwarded import Peer
     from sidecar.proxy.plane import Plane
 
@@ -23,20 +24,14 @@ _logger = logging.getLogger(__name__)
 _WRITE_BUFFER_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
 """How much of the requests that follow is held while one is answered."""
-_DISCARDED_BYTES = 64 * 1024
-"""How much of a refused request's body is read for the sake of the next request."""
+_EMPTY_LINE = b"\r\n"
+_NO_LINGER = struct.pack("ii", 1, 0)
 _LINGER_S = 2.0
 _LINGER_BYTES = 1024 * 1024
 _FOREVER = float("inf")
 
 
-class _State(Enum):
-    IDLE = auto()
-    HEAD = auto()
-    EXCHANGE = auto()
-    DISCARDING = auto()
-    LINGERING = auto()
-    CLOSED = auto()
+_IDLE, _HEAD, _EXCHANGE, _DISCARDING, _LINGERING, _CLOSED = range(6)
 
 
 class Downstream(asyncio.Protocol):
@@ -70,7 +65,7 @@ class Downstream(asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._transport: asyncio.Transport | None = None
-        self._state = _State.IDLE
+        self._state = _IDLE
         self._reader: HeadReader | None = None
         self._exchange: Exchange | None = None
         self._discarded: LengthReader | None = None
@@ -85,7 +80,7 @@ class Downstream(asyncio.Protocol):
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._state in (_State.EXCHANGE, _State.HEAD)
+        return self._state in (_EXCHANGE, _HEAD)
 
     # Called by the transport
 
@@ -102,7 +97,7 @@ class Downstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Act on bytes, as far as the current request lets."""
-        if self._state is _State.LINGERING:
+        if self._state == _LINGERING:
             self._lingered_bytes += len(data)
             if self._lingered_bytes > _LINGER_BYTES:
                 self._close()
@@ -112,12 +107,15 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Take the end of the client's sending for its going: nobody waits for an answer."""
-        if self._exchange is not None:
-            self._exchange.on_client_gone()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.on_client_gone()
+            # It may be reading yet, and must not take what it got for the whole.
+            self.abort(reset=exchange.ends_by_close)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End what was going on."""
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self._transport = None
         self._held = b""
         self.deadline = _FOREVER
@@ -167,29 +165,41 @@ class Downstream(asyncio.Protocol):
     def on_exchange_done(self, *, persist: bool) -> None:
         """Go on to the next request, or close."""
         exchange, self._exchange = self._exchange, None
-        if self._state is not _State.EXCHANGE or exchange is None:
+        if self._state != _EXCHANGE or exchange is None:
             return
         if exchange.needs_body:
-            body = exchange.body
-            if persist and isinstance(body, LengthReader) and body.remaining <= _DISCARDED_BYTES:
-                self._discarded = body
-                self._state = _State.DISCARDING
-                self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.body_s
-                self.resume_reading()
-                self._advance()
-            else:
-                self._linger()
-        elif not persist:
-            self._linger() if self._held else self._close()
-        else:
+            self._be_rid_of_body(exchange, persist=persist)
+        elif persist:
             self._wait_for_request()
+            if not self._is_reading:
+                self.resume_reading()
+            if self._held:
+                self._advance()
+        elif self._held:
+            self._linger()
+        else:
+            self._close()
+
+    def _be_rid_of_body(self, exchange: Exchange, *, persist: bool) -> None:
+        """Read past a body that nobody wants, if that is worth the next request."""
+        rest = exchange.short_rest
+        if persist and rest is not None:
+            self._discarded = rest
+            self._state = _DISCARDING
+            self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.body_s
             self.resume_reading()
             self._advance()
+        else:
+            self._linger()
 
     def abort(self, *, reset: bool) -> None:
         """Break the connection so that the client sees the response as cut off."""
         self._exchange = None
         if self._transport is not None and reset:
+            connection = self._transport.get_extra_info("socket")
+            if connection is not None:
+                # Else an abort would end the stream of bytes as orderly as a close does.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._transport.abort()
         else:
             self._close()
@@ -199,17 +209,22 @@ class Downstream(asyncio.Protocol):
     def on_deadline(self) -> None:
         """Act on having waited too long."""
         self.deadline = _FOREVER
-        if self._state is _State.EXCHANGE and self._exchange is not None:
+        if self._state == _EXCHANGE and self._exchange is not None:
             self._exchange.on_deadline()
-        elif self._state is _State.HEAD:
+        elif self._state == _HEAD:
             self._refuse_head(HEAD_TIMEOUT)
         elif self._transport is not None:
             # Idle, discarding or lingering for long enough; or the client does not read the rest.
-            self._transport.abort() if self._state is _State.LINGERING else self._close()
+            if self._state != _LINGERING:
+                self._close()
+            elif self._transport.get_write_buffer_size():
+                self.abort(reset=True)
+            else:
+                self._transport.abort()
 
     def drain(self) -> None:
         """Close as soon as no request is being answered."""
-        if self._state is _State.IDLE:
+        if self._state == _IDLE:
             self._close()
 
     # Within
@@ -239,43 +254,45 @@ class Downstream(asyncio.Protocol):
     def _step(self) -> bool:
         """Make one step with the bytes held; return whether another may follow."""
         state = self._state
-        if state is _State.IDLE:
+        if state == _IDLE:
             # Whoever does not read the answers gets no further ones.
             return self._hold() if self._is_write_paused else self._begin_head()
-        if state is _State.HEAD:
-            return self._read_head()
-        if state is _State.EXCHANGE:
+        if state == _HEAD:
+            return self._read_head(self._plane.clock.monotonic())
+        if state == _EXCHANGE:
             return self._read_body()
-        if state is _State.DISCARDING:
+        if state == _DISCARDING:
             return self._discard()
         self._held = b""
         return False
 
     def _begin_head(self) -> bool:
-        # Empty lines before a request are passed over: RFC 9112 section 2.2.
-        self._held = self._held.lstrip(b"\r\n")
-        if not self._held:
-            return False
+        if self._held[0] in _EMPTY_LINE:
+            # Empty lines before a request are passed over: RFC 9112 section 2.2.
+            self._held = self._held.lstrip(b"\r\n")
+            if not self._held:
+                return False
         plane = self._plane
         self._reader = HeadReader(plane.fields, plane.head_limits)
-        self._state = _State.HEAD
-        self.deadline = plane.clock.monotonic() + plane.timeouts.head_s
-        return True
+        self._state = _HEAD
+        now = plane.clock.monotonic()
+        self.deadline = now + plane.timeouts.head_s
+        return self._read_head(now)
 
-    def _read_head(self) -> bool:
+    def _read_head(self, now: float) -> bool:
         reader = cast("HeadReader", self._reader)
         data, self._held = self._held, b""
         try:
-            rest = reader.feed(data)
+            read = reader.feed(data)
         except Refused as refused:
             self._refuse_head(refused.refusal)
             return False
-        if rest is None:
+        if read is None:
             return False
-        self._held = rest
+        head, self._held = read
         self._reader = None
-        self._state = _State.EXCHANGE
-        exchange = self._exchange = Exchange(self._plane, self, reader.head)
+        self._state = _EXCHANGE
+        exchange = self._exchange = Exchange(self._plane, self, head, now)
         exchange.start()
         return True
 
@@ -307,7 +324,7 @@ class Downstream(asyncio.Protocol):
         return True
 
     def _wait_for_request(self) -> None:
-        self._state = _State.IDLE
+        self._state = _IDLE
         self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.idle_s
         if self._plane.draining:
             self._close()
@@ -339,7 +356,7 @@ class Downstream(asyncio.Protocol):
         """
         self._reader = None
         self._held = b""
-        self._state = _State.LINGERING
+        self._state = _LINGERING
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -353,7 +370,7 @@ class Downstream(asyncio.Protocol):
     def _close(self) -> None:
         """Close once everything written has left, or the client has been waited for long enough."""
         self._held = b""
-        self._state = _State.LINGERING
+        self._state = _LINGERING
         if self._transport is not None:
             self._bound_closing(self._transport)
             self._transport.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.auth.credentials import Presented
@@ -43,9 +43,13 @@ if TYPE_CHECKING:
     from sidecar.proxy.upstream import UpstreamConnection
     from sidecar.routes import Route, Target
 
+_logger = logging.getLogger(__name__)
+
 _SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
 _EARLY_BYTES = 64 * 1024
 """How much of a body is held while its request is decided on and its upstream connected."""
+_DISCARDED_BYTES = 64 * 1024
+"""How much of a body that nobody wants is read for the sake of the next request."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLIENT_GONE_STATUS = 499
 """Logged where nobody was left to answer, as nginx does."""
@@ -75,11 +79,7 @@ class Client(Protocol):
         """Break the connection so that the client sees the response as cut off."""
 
 
-class _State(Enum):
-    DECIDING = auto()
-    CONNECTING = auto()
-    FORWARDING = auto()
-    DONE = auto()
+_DECIDING, _CONNECTING, _FORWARDING, _DONE = range(4)
 
 
 class Exchange:
@@ -91,40 +91,28 @@ class Exchange:
     piece of a body beyond the call that brought it.
     """
 
-    __slots__ = (
-        "_body",
-        "_chunks_out",
-        "_client",
-        "_client_address",
-        "_connection",
-        "_decision",
-        "_early",
-        "_early_bytes",
-        "_head",
-        "_identity",
-        "_method",
-        "_origin",
-        "_out",
-        "_pending",
-        "_persist",
-        "_plane",
-        "_pool",
-        "_reason",
-        "_request_id",
-        "_route",
-        "_started",
-        "_state",
-        "_status",
-        "_target",
-        "_upstream_full",
-        "_upstream_s",
-        "_upstream_started",
-        "_version",
-        "bytes_in",
-        "bytes_out",
-    )
+    # Defaults stand on the class: most requests leave most of them as they are.
+    _state = _DECIDING
+    _body: BodyReader | None = None
+    _early: tuple[bytes, ...] = ()
+    _early_bytes = 0
+    _chunks_out = False
+    _target: Target | None = None
+    _route: Route | None = None
+    _identity: Identity | None = None
+    _decision: Decision | None = None
+    _pending: Pending | None = None
+    _pool: Pool | None = None
+    _connection: UpstreamConnection | None = None
+    _upstream_full = False
+    _upstream_started = 0.0
+    _upstream_s: float | None = None
+    _status = 0
+    _reason = "ok"
+    bytes_in = 0
+    bytes_out = 0
 
-    def __init__(self, plane: Plane, client: Client, head: RequestHead) -> None:
+    def __init__(self, plane: Plane, client: Client, head: RequestHead, now: float) -> None:
         self._plane = plane
         self._client = client
         self._head: RequestHead | None = head
@@ -132,39 +120,29 @@ class Exchange:
         self._version = head.version
         self._persist = head.keep_alive
         self._origin = head.origins[0] if len(head.origins) == 1 else b""
-        self._client_address = plane.trusted.client(client.peer, head)
-        self._state = _State.DECIDING
-        self._started = plane.clock.monotonic()
-        self._request_id = head.request_id() or plane.new_request_id()
-        self._body: BodyReader | None = None
-        self._early: list[bytes] = []
-        self._early_bytes = 0
+        peer = client.peer
+        self._client_address = plane.trusted.client(peer, head) if peer.is_trusted else peer.address
+        self._started = now
+        self._request_id = (head.request_ids and head.request_id()) or plane.new_request_id()
         self._out: list[bytes] = []
-        self._chunks_out = False
-        self._target: Target | None = None
-        self._route: Route | None = None
-        self._identity: Identity | None = None
-        self._decision: Decision | None = None
-        self._pending: Pending | None = None
-        self._pool: Pool | None = None
-        self._connection: UpstreamConnection | None = None
-        self._upstream_full = False
-        self._upstream_started = 0.0
-        self._upstream_s: float | None = None
-        self._status = 0
-        self._reason = "ok"
-        self.bytes_in = 0
-        self.bytes_out = 0
-
-    @property
-    def body(self) -> BodyReader | None:
-        """The reader of the request's body; None where there is none."""
-        return self._body
 
     @property
     def needs_body(self) -> bool:
         """Whether body bytes are still to come."""
         return self._body is not None and not self._body.done
+
+    @property
+    def short_rest(self) -> LengthReader | None:
+        """What is still to come of the body, if it is worth reading past for the next request."""
+        body = self._body
+        if isinstance(body, LengthReader) and body.remaining <= _DISCARDED_BYTES:
+            return body
+        return None
+
+    @property
+    def ends_by_close(self) -> bool:
+        """Whether the close may be all that tells the client where the response ends."""
+        return bool(self._status) and self._version == "1.0"
 
     # The request
 
@@ -172,16 +150,17 @@ class Exchange:
         """Judge the head, and decide if all that is needed is known."""
         head = self._head
         assert head is not None  # noqa: S101 - set by the constructor, dropped after sending
+        # Before anything is refused: what is refused is followed by its body all the same.
+        if head.transfer_encodings:
+            self._body = ChunkedReader()
+        elif head.content_length:
+            self._body = LengthReader(head.content_length)
         try:
             self._target = head.check()
         except Refused as refused:
             self._persist = False
             self._refuse(refused.refusal)
             return
-        if head.is_chunked:
-            self._body = ChunkedReader()
-        elif head.content_length:
-            self._body = LengthReader(head.content_length)
         self._decide(head, self._target)
 
     def _decide(self, head: RequestHead, target: Target) -> None:
@@ -189,32 +168,37 @@ class Exchange:
         if route is None:
             self._refuse(NO_ROUTE)
             return
-        is_preflight = head.is_preflight and route.forwards_preflight
+        is_preflight = (
+            bool(head.preflight_methods) and head.is_preflight and route.forwards_preflight
+        )
         if route.methods and head.method not in route.methods and not is_preflight:
             self._refuse(NO_ROUTE)
         elif head.content_length is not None and head.content_length > route.body_bytes:
             self._persist = False
             self._refuse(BODY_TOO_LARGE)
-        elif is_preflight or route.is_public:
+        elif is_preflight or not route.demand.admits:
             self._forward()
         else:
-            presented = Presented(
-                head.api_keys,
-                head.cookies,
-                head.organizations,
-                cross_site=self._is_cross_site(head),
-            )
-            outcome = self._plane.authenticator.lookup(route.demand, presented)
-            if isinstance(outcome, Pending):
-                self._pending = outcome
-                self._client.deadline = _FOREVER  # the store has a timeout of its own
-                outcome.then(self._on_decided)
-            else:
-                self._on_decided(outcome)
+            self._authenticate(head, route)
+
+    def _authenticate(self, head: RequestHead, route: Route) -> None:
+        presented = Presented(
+            head.api_keys,
+            head.cookies,
+            head.organizations,
+            cross_site=bool(head.origins) and self._is_cross_site(head),
+        )
+        outcome = self._plane.authenticator.lookup(route.demand, presented)
+        if isinstance(outcome, Pending):
+            self._pending = outcome
+            self._client.deadline = _FOREVER  # the store has a timeout of its own
+            outcome.then(self._on_decided_later)
+        else:
+            self._on_decided(outcome)
 
     def _is_cross_site(self, head: RequestHead) -> bool:
         """Whether a page of another site makes a browser change something here."""
-        if not head.origins or head.method in _SAFE_METHODS:
+        if head.method in _SAFE_METHODS:
             return False
         if len(head.origins) > 1:
             return True
@@ -224,15 +208,21 @@ class Exchange:
             client.peer, head, client.scheme
         )
 
-    def _on_decided(self, outcome: Identity | Refusal) -> None:
+    def _on_decided_later(self, outcome: Identity | Refusal) -> None:
         self._pending = None
+        try:
+            self._on_decided(outcome)
+        except Exception:
+            # The border: no caller is above this one but the loop.
+            self._give_up()
+
+    def _on_decided(self, outcome: Identity | Refusal) -> None:
         if isinstance(outcome, Refusal):
             self._refuse(outcome)
             return
         self._identity = outcome
         if outcome.quota is not None and outcome.key_id is not None:
-            decision = self._plane.limiter.admit(outcome.key_id, outcome.quota)
-            self._decision = decision
+            decision = self._decision = self._plane.limiter.admit(outcome.key_id, outcome.quota)
             if not decision.allowed:
                 refuse = rate_limited if decision.reason == "rate_limited" else quota_exhausted
                 self._refuse(refuse(decision.retry_after_s))
@@ -248,68 +238,77 @@ class Exchange:
         elif pool.is_full:
             self._refuse(UPSTREAM_BUSY)
         else:
-            self._state = _State.CONNECTING
+            self._state = _CONNECTING
             self._client.deadline = _FOREVER  # connecting has a timeout of its own
             self._plane.spawn(self._connect(pool))
 
     async def _connect(self, pool: Pool) -> None:
         try:
             connection = await pool.connect()
+            if self._state == _CONNECTING:
+                self._send(pool, connection)
+            else:
+                # The client did not wait; the next one need not.
+                pool.give_back(connection)
         except Refused as refused:
-            if self._state is _State.CONNECTING:
+            if self._state == _CONNECTING:
                 self._refuse(refused.refusal)
-            return
-        if self._state is _State.CONNECTING:
-            self._send(pool, connection)
-        else:
-            # The client did not wait; the next one need not.
-            pool.give_back(connection)
+        except Exception:
+            # The border: no caller is above this one but the loop.
+            self._give_up()
 
     def _send(self, pool: Pool, connection: UpstreamConnection) -> None:
         head = self._head
         assert head is not None  # noqa: S101 - sent once
+        plane = self._plane
         self._head = None
-        self._state = _State.FORWARDING
+        self._state = _FORWARDING
         self._connection = connection
-        self._upstream_started = self._plane.clock.monotonic()
+        now = self._upstream_started = plane.clock.monotonic()
         connection.begin(self, to_head=head.method == b"HEAD")
-        early = self._early
-        self._early = []
-        connection.write(b"".join([*self._upstream_head(pool, head), *early]))
-        if self.needs_body:
+        raw = self._upstream_head(pool, head)
+        if self._body is None:
+            connection.request_sent = True
+            connection.write(raw)
+            self._client.deadline = now + pool.response_timeout_s
+        else:
+            self._send_with_body(connection, head, raw, self._body)
+
+    def _send_with_body(
+        self, connection: UpstreamConnection, head: RequestHead, raw: bytes, body: BodyReader
+    ) -> None:
+        early, self._early = self._early, ()
+        connection.write(b"".join((raw, *early)) if early else raw)
+        if body.done:
+            connection.request_sent = True
+        else:
             if head.expects_continue and not early:
                 self._client.write(_CONTINUE)
-            self._client.resume_reading()
-        else:
-            connection.request_sent = True
+            if not self._upstream_full:
+                self._client.resume_reading()
         self._touch()
 
-    def _upstream_head(self, pool: Pool, head: RequestHead) -> list[bytes]:
-        """Return the head that the upstream gets, in pieces."""
+    def _upstream_head(self, pool: Pool, head: RequestHead) -> bytes:
+        """Return the head that the upstream gets."""
         assert self._target is not None  # noqa: S101 - checked before
         client = self._client
         plane = self._plane
-        fields = head.forwarded_fields()
+        peer = client.peer
+        lines = head.forwarded_lines()
         if not pool.keeps_host:
-            fields = [
-                (name, pool.authority if name.lower() == b"host" else value)
-                for name, value in fields
-            ]
-        pieces = [b"%b %b HTTP/1.1\r\n" % (head.method, self._target.origin_form)]
-        pieces += [b"%b: %b\r\n" % pair for pair in fields]
-        if head.is_chunked:
-            pieces.append(b"Transfer-Encoding: chunked\r\n")
-        if self._identity is not None:
-            pieces.append(self._identity.headers)
-        pieces.append(
-            b"%bx-request-id: %b\r\n%b\r\n"
-            % (
-                plane.internal_lines,
-                self._request_id,
-                plane.trusted.lines(client.peer, head, client.scheme),
-            )
+            lines = [pool.host_line if line[:5].lower() == b"host:" else line for line in lines]
+        return b"%b %b HTTP/1.1\r\n%b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+            head.method,
+            self._target.origin_form,
+            b"\r\n".join(lines),
+            b"Transfer-Encoding: chunked\r\n" if head.transfer_encodings else b"",
+            b"" if self._identity is None else self._identity.headers,
+            plane.internal_lines,
+            self._request_id,
+            plane.trusted.lines(peer, head, client.scheme)
+            if peer.is_trusted
+            else b"%b%b\r\n" % (peer.lines, head.hosts[0]),
         )
-        return pieces
 
     # Called by the client's connection
 
@@ -341,7 +340,7 @@ class Exchange:
                 connection.request_sent = True
             self._touch()
         else:
-            self._early.append(payload)
+            self._early += (payload,)
             self._early_bytes += len(payload)
             if self._early_bytes > _EARLY_BYTES and not body.done:
                 self._client.pause_reading()
@@ -352,7 +351,7 @@ class Exchange:
 
     def on_client_gone(self) -> None:
         """End the upstream's request: nobody waits for it."""
-        if self._state is _State.DONE:
+        if self._state == _DONE:
             return
         self._status = self._status or _CLIENT_GONE_STATUS
         self._end("client_gone")
@@ -383,43 +382,56 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx, but for a 100: Expect was answered here (RFC 9110 section 10.1.1)."""
         if self._version == "1.1" and head.status != 100:
-            self._out += [_status_line(head), *head.passed_on(), b"\r\n"]
+            lines = b"".join([b"%b\r\n" % line for line in head.lines])
+            self._out.append(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, lines))
 
     def on_response(self, head: ResponseHead, body: BodyReader) -> None:
         """Pass on the head, framed for this client."""
         self._status = head.status
-        out = self._out
-        out.append(_status_line(head))
-        out += head.passed_on()
+        framing = b""
         if not isinstance(body, LengthReader):
             if self._version == "1.1":
                 self._chunks_out = True
-                out.append(b"Transfer-Encoding: chunked\r\n")
+                framing = b"Transfer-Encoding: chunked\r\n"
             else:
                 # HTTP/1.0 knows no chunks: the close tells the end.
                 self._persist = False
-        out.append(
-            b"x-request-id: %b\r\n%b%b\r\n"
-            % (self._request_id, self._limit_lines(), self._connection_line())
+        decision = self._decision
+        lines = head.lines
+        lines.append(b"")  # the last line ends, too
+        self._out.append(
+            b"HTTP/1.1 %d %b\r\n%b%bx-request-id: %b\r\n%b%b\r\n"
+            % (
+                head.status,
+                head.reason,
+                b"\r\n".join(lines),
+                framing,
+                self._request_id,
+                decision.headers() if decision is not None and decision.limited else b"",
+                self._connection_line(),
+            )
         )
-        self._touch()
 
     def on_response_body(self, payload: bytes) -> None:
         """Pass on a piece of the body."""
         self.bytes_out += len(payload)
-        self._out.append(chunk(payload) if self._chunks_out else payload)
-        self._touch()
+        if self._chunks_out:
+            payload = b"%x\r\n%b\r\n" % (len(payload), payload)
+        self._out.append(payload)
 
     def on_response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """Pass on the end."""
         if self._chunks_out:
             kept = [field for field in trailers if response_kind(field[0]) is Kind.OTHER]
             self._out.append(last_chunk(kept))
-        self.flush()
+        # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None
+        out = self._out
+        self._client.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
         if connection is not None and self._pool is not None:
             self._pool.give_back(connection)
-        self._end(self._reason)
+        self._end("ok")
         self._client.on_exchange_done(persist=self._persist)
 
     def on_upstream_fault(self, refusal: Refusal) -> None:
@@ -437,6 +449,7 @@ class Exchange:
         if out:
             self._client.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
+            self._touch()
 
     def on_upstream_full(self) -> None:
         """Slow down the client: the upstream reads slowly."""
@@ -458,6 +471,8 @@ class Exchange:
         head = self._head
         if head is not None and head.expects_continue:
             # The client may or may not send its body now: what comes next cannot be told apart.
+            self._persist = False
+        if self.needs_body and self.short_rest is None:
             self._persist = False
         self._status = refusal.status
         extra = self._limit_lines()
@@ -484,22 +499,28 @@ class Exchange:
         else:
             self._refuse(refusal)
 
+    def _give_up(self) -> None:
+        """End an exchange in which the sidecar itself failed."""
+        _logger.exception("a request failed inside the sidecar")
+        self._end("internal_error")
+        self._client.abort(reset=True)
+
     def _break(self, reason: str) -> None:
         """Break off a response that has begun: its framing must not look whole."""
-        # Where the close alone tells the end, only a reset can tell that it is not the end.
-        reset = not self._chunks_out and self._version == "1.0"
         self._end(reason)
-        self._client.abort(reset=reset)
+        self._client.abort(reset=self.ends_by_close)
 
     def _end(self, reason: str) -> None:
-        self._state = _State.DONE
+        self._state = _DONE
         self._reason = reason
-        self._drop_connection()
+        if self._connection is not None:
+            self._drop_connection()
         if self._pending is not None:
             self._pending.abandon()
             self._pending = None
         if self._upstream_started:
-            self._upstream_s = self._plane.clock.monotonic() - self._upstream_started
+            if self._plane.log is not None:
+                self._upstream_s = self._plane.clock.monotonic() - self._upstream_started
         elif self._decision is not None and self._decision.allowed:
             self._give_back(self._decision)
         if self._plane.log is not None:
@@ -520,7 +541,7 @@ class Exchange:
     def _touch(self) -> None:
         """Set the time until which something has to move."""
         pool = self._pool
-        if pool is None:
+        if pool is None or self._state == _DONE:
             return
         if self._status:
             allowed_s = pool.idle_timeout_s
@@ -567,7 +588,3 @@ class Exchange:
         entry.bytes_in = self.bytes_in
         entry.bytes_out = self.bytes_out
         return entry
-
-
-def _status_line(head: ResponseHead) -> bytes:
-    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _FOLD = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if chr(byte).isascii() and chr(byte).isalnum() else 45
@@ -102,6 +102,20 @@ def fold(name: bytes) -> bytes:
     return name.translate(_FOLD)
 
 
+def options(connection: Iterable[bytes]) -> set[bytes]:
+    """Return what Connection lines name, in lower case (RFC 9110 section 7.6.1)."""
+    return {option.strip(b" \t").lower() for value in connection for option in value.split(b",")}
+
+
+def persists(connection: Iterable[bytes], *, is_1_1: bool) -> bool:
+    """Tell whether a connection lasts after a message with these Connection lines.
+
+    RFC 9112 section 9.3. llhttp's own answer is wrong once a message without a body is whole.
+    """
+    named = options(connection)
+    return b"close" not in named and (is_1_1 or b"keep-alive" in named)
+
+
 class RequestFields:
     """Kinds of request fields by name, with the API key header and the cookies as configured."""
 
@@ -111,15 +125,16 @@ class RequestFields:
         self._api_key = api_key_header.lower().encode()
         self._meant = {**_MEANT, self._api_key: Kind.API_KEY}
         self._folded = {fold(name) for name in self._meant}
-        self._remembered: dict[bytes, Kind] = {}
+        self.remembered: dict[bytes, Kind] = {}
+        """What `kind` has answered so far, for those who cannot spare the call."""
 
     def kind(self, name: bytes) -> Kind:
         """Return what the field is to the sidecar; *name* in any spelling."""
-        kind = self._remembered.get(name)
+        kind = self.remembered.get(name)
         if kind is None:
             kind = self._judge(name.lower())
-            if len(self._remembered) < _REMEMBERED:
-                self._remembered[name] = kind
+            if len(self.remembered) < _REMEMBERED:
+                self.remembered[name] = kind
         return kind
 
     def _judge(self, name: bytes) -> Kind:
@@ -134,14 +149,15 @@ class RequestFields:
         return Kind.OTHER
 
 
-_remembered_responses: dict[bytes, Kind] = {}
+remembered_responses: dict[bytes, Kind] = {}
+"""What `response_kind` has answered so far, for those who cannot spare the call."""
 
 
 def response_kind(name: bytes) -> Kind:
     """Return what a response's field is to the sidecar; *name* in any spelling."""
-    kind = _remembered_responses.get(name)
+    kind = remembered_responses.get(name)
     if kind is None:
         kind = _RESPONSE_KINDS.get(name.lower(), Kind.OTHER)
-        if len(_remembered_responses) < _REMEMBERED:
-            _remembered_responses[name] = kind
+        if len(remembered_responses) < _REMEMBERED:
+            remembered_responses[name] = kind
     return kind

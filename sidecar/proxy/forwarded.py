@@ -56,15 +56,13 @@ class TrustedProxies:
         return self._client(peer.address, b",".join(head.forwarded_for))
 
     def lines(self, peer: Peer, head: RequestHead, scheme: bytes) -> bytes:
-        """Return the field lines that tell the upstream of the client."""
-        if not peer.is_trusted:
-            return b"%b%b\r\n" % (peer.lines, head.host)
+        """Return the field lines that tell the upstream of a trusted *peer*'s client."""
         chain = b", ".join((*head.forwarded_for, peer.address.encode()))
         proto = head.forwarded_proto[0] if len(head.forwarded_proto) == 1 else scheme
         host = head.forwarded_host[0] if len(head.forwarded_host) == 1 else head.host
         lines = [b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)]
         lines.append(b"x-forwarded-host: %b\r\n" % host)
-        lines += [b"%b: %b\r\n" % field for field in head.forwarded_other]
+        lines += [b"%b\r\n" % line for line in head.forwarded_other]
         return b"".join(lines)
 
     def origin(self, peer: Peer, head: RequestHead, scheme: bytes) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sidecar.errors import CONNECT_TIMEOUT, UPSTREAM_UNREACHABLE, Refused
+from sidecar.errors import CONNECT_TIMEOUT, UPSTREAM_CLOSED, UPSTREAM_UNREACHABLE, Refused
 from sidecar.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Pool:
         self.name = name
         self.response_timeout_s = response_timeout_s
         self.idle_timeout_s = idle_timeout_s
-        self.authority = authority.encode()
+        self.host_line = b"Host: %b" % authority.encode()
+        """What the upstream sees as Host where it does not see the client's."""
         self.keeps_host = keeps_host
         """Whether the upstream sees the client's Host rather than its own authority."""
         self._host = host
@@ -48,13 +49,13 @@ class Pool:
         self._max_connections = max_connections
         self._clock = clock
         self._idle: deque[UpstreamConnection] = deque()
-        self._connecting = 0
+        self._connecting: set[UpstreamConnection] = set()
         self._open = 0
 
     @property
     def is_full(self) -> bool:
         """Whether no further connection may be opened."""
-        return self._connecting + self._open >= self._max_connections
+        return len(self._connecting) + self._open >= self._max_connections
 
     def take_idle(self) -> UpstreamConnection | None:
         """Return a connection that waits for a request, or None."""
@@ -68,23 +69,23 @@ class Pool:
     async def connect(self) -> UpstreamConnection:
         """Return a new connection; ask `is_full` first.
 
-        Raises Refused with UPSTREAM_UNREACHABLE or CONNECT_TIMEOUT.
+        Raises Refused with UPSTREAM_UNREACHABLE, UPSTREAM_CLOSED or CONNECT_TIMEOUT.
         """
-        self._connecting += 1
+        connection = UpstreamConnection(self._on_opened, self._on_closed)
+        self._connecting.add(connection)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._on_opened, self._on_closed),
-                    self._host,
-                    self._port,
-                )
+                await loop.create_connection(lambda: connection, self._host, self._port)
         except TimeoutError as error:
             raise Refused(CONNECT_TIMEOUT) from error
         except OSError as error:
             raise Refused(UPSTREAM_UNREACHABLE) from error
         finally:
-            self._connecting -= 1
+            self._connecting.discard(connection)
+        if not connection.is_open:
+            # It ended before it could be used: nobody would be told of that any more.
+            raise Refused(UPSTREAM_CLOSED)
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
@@ -93,7 +94,8 @@ class Pool:
             connection.idle_since = self._clock.monotonic()
             self._idle.append(connection)
         else:
-            connection.close()
+            # Closing would wait for an upstream that may not read the rest of its request.
+            connection.abort()
 
     def sweep(self, now: float) -> None:
         """Close what has not been used for a minute; *now* is monotonic."""
@@ -110,7 +112,9 @@ class Pool:
         connection.idle_since = 0.0
         connection.close()
 
-    def _on_opened(self) -> None:
+    def _on_opened(self, connection: UpstreamConnection) -> None:
+        # Before `connect` returns: it must not count twice in between.
+        self._connecting.discard(connection)
         self._open += 1
 
     def _on_closed(self, connection: UpstreamConnection) -> None:

@@ -1,4 +1,10 @@
-"""A request's head: read through llhttp, judged, and written again for the upstream."""
+"""A request's head: checked by llhttp, read line by line, judged.
+
+llhttp decides whether the bytes are HTTP. It is given no callbacks: what it accepts has lines that
+end in CRLF, no folding and a colon after each name, so that splitting at CRLF reads what it read,
+at a fraction of a callback's cost for each field. What it lets through and should not is judged
+here.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +23,9 @@ from sidecar.errors import (
     MALFORMED_HEAD,
     TARGET_TOO_LONG,
     TOO_MANY_HEADERS,
-    Refusal,
     Refused,
 )
-from sidecar.proxy.fields import Kind, fold
+from sidecar.proxy.fields import Kind, fold, persists
 from sidecar.routes import check_host, parse_target
 
 if TYPE_CHECKING:
@@ -28,33 +33,42 @@ if TYPE_CHECKING:
     from sidecar.routes import Target
 
 _END = b"\r\n\r\n"
+_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _TELLING_BYTES = 16
 # Fields that Connection may name without taking them away: the message cannot do without them.
-_INDISPENSABLE = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_KEPT_OPTIONS = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"")
+)
+# Members of an enum cost a look-up in its class, and these are asked for with every field.
+_OTHER = Kind.OTHER
+_REMOVED = Kind.REMOVED
+_COOKIE = Kind.COOKIE
+_CONTENT_LENGTH = Kind.CONTENT_LENGTH
+_FORWARDED_OTHER = Kind.FORWARDED_OTHER
 
 
 class HeadLimits:
     """How large a head may be."""
 
-    __slots__ = ("count", "head_bytes", "target_bytes")
+    __slots__ = ("count", "harmless_bytes", "head_bytes", "target_bytes")
 
     def __init__(self, target_bytes: int, head_bytes: int, count: int) -> None:
         self.target_bytes = target_bytes
         self.head_bytes = head_bytes
         self.count = count
+        self.harmless_bytes = min(target_bytes, head_bytes)
+        """A head that is no longer than this breaks neither bound."""
 
 
 class RequestHead:
-    """What one head said, collected by llhttp's callbacks.
+    """What one head said.
 
-    `fields` holds what is forwarded, in order and spelling; everything that means something to the
-    sidecar stands apart. Memory: at most the head limits.
+    `lines` holds the field lines that are forwarded, as they came and in order; everything that
+    means something to the sidecar stands apart. Memory: at most the head limits.
     """
 
     # Defaults stand on the class: a head sets few of them, and there is one head a request.
-    complete = False
-    fault: Refusal | None = None
     method = b""
     target = b""
     version = ""
@@ -73,70 +87,15 @@ class RequestHead:
     forwarded_for: tuple[bytes, ...] = ()
     forwarded_proto: tuple[bytes, ...] = ()
     forwarded_host: tuple[bytes, ...] = ()
-    forwarded_other: tuple[tuple[bytes, bytes], ...] = ()
+    forwarded_other: tuple[bytes, ...] = ()
 
-    def __init__(self, fields: RequestFields, limit: int) -> None:
-        self._kind = fields.kind
-        self._strip_cookies = fields.strip_cookies
-        self._limit = limit
-        self._count = 0
-        self.fields: list[tuple[bytes, bytes]] = []
-
-    # Called by llhttp
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a whole field line."""
-        self._count += 1
-        if self._count > self._limit:
-            self.fault = TOO_MANY_HEADERS
-            return
-        kind = self._kind(name)
-        if kind is Kind.OTHER:
-            self.fields.append((name, value))
-        elif kind is not Kind.REMOVED:
-            self._keep(kind, name, value.strip(b" \t"))
-
-    def on_headers_complete(self) -> None:
-        """Note that llhttp found nothing wrong up to the end."""
-        self.complete = True
-
-    def _keep(self, kind: Kind, name: bytes, value: bytes) -> None:
-        if kind is Kind.CONTENT_LENGTH:
-            # llhttp has refused a second one, and what is not a number; RFC 9112 section 6.3.
-            self.content_length = int(value)
-        elif kind is Kind.FORWARDED_OTHER:
-            self.forwarded_other += ((name, value),)
-        else:
-            attribute = _ATTRIBUTES[kind]
-            setattr(self, attribute, (*getattr(self, attribute), value))
-        if kind is Kind.COOKIE:
-            kept = self._strip_cookies(value)
-            if kept is not None:
-                self.fields.append((name, kept))
-        elif kind in _FORWARDED_TOO:
-            # Its place among the fields is kept.
-            self.fields.append((name, value))
-
-    # Once complete
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
 
     @property
     def host(self) -> bytes:
         """The one Host."""
         return self.hosts[0]
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether the body is chunked."""
-        return bool(self.transfer_encodings)
-
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow the head."""
-        return self.is_chunked or bool(self.content_length)
 
     @property
     def is_preflight(self) -> bool:
@@ -147,8 +106,9 @@ class RequestHead:
     def expects_continue(self) -> bool:
         """Whether the client waits for a 100 before it sends the body (RFC 9110 10.1.1)."""
         return (
-            self.version == "1.1"
-            and self.has_body
+            bool(self.expect)
+            and self.version == "1.1"
+            and bool(self.content_length or self.transfer_encodings)
             and any(value.lower() == b"100-continue" for value in self.expect)
         )
 
@@ -170,16 +130,17 @@ class RequestHead:
 
         Raises Refused.
         """
-        if self.version not in ("1.1", "1.0"):
+        if not self.version:
             raise Refused(BAD_VERSION)
         if len(self.hosts) != 1:
             raise Refused(BAD_HOST)
-        check_host(self.hosts[0])
+        host = self.hosts[0]
+        check_host(host)
         if self.transfer_encodings:
             self._check_transfer_encoding()
         if self.method == b"CONNECT":
             raise Refused(BAD_METHOD)
-        return parse_target(self.target, self.hosts[0])
+        return parse_target(self.target, host)
 
     def _check_transfer_encoding(self) -> None:
         # RFC 9112 section 6.1 lets a server refuse other codings, and holds HTTP/1.0's for faulty.
@@ -187,16 +148,16 @@ class RequestHead:
         if len(codings) != 1 or codings[0].lower() != b"chunked" or self.version == "1.0":
             raise Refused(BAD_FRAMING)
 
-    def forwarded_fields(self) -> list[tuple[bytes, bytes]]:
-        """Return the fields to forward, less those that Connection names (RFC 9110 7.6.1)."""
+    def forwarded_lines(self) -> list[bytes]:
+        """Return the lines to forward, less those that Connection names (RFC 9110 7.6.1)."""
+        if not self.connection:
+            return self.lines
         named = {
             fold(option.strip(b" \t")) for value in self.connection for option in value.split(b",")
-        }
-        named -= _INDISPENSABLE
-        named -= {b"close", b"keep-alive", b""}
+        } - _KEPT_OPTIONS
         if not named:
-            return self.fields
-        return [item for item in self.fields if fold(item[0]) not in named]
+            return self.lines
+        return [line for line in self.lines if fold(line[: line.index(b":")]) not in named]
 
 
 _ATTRIBUTES = {
@@ -218,31 +179,48 @@ _FORWARDED_TOO = frozenset((Kind.HOST, Kind.ORIGIN, Kind.PREFLIGHT_METHOD, Kind.
 
 
 class HeadReader:
-    """Feeds llhttp one head, however it is cut, and bounds it.
+    """Takes one head's bytes, however they are cut, and bounds them.
 
     llhttp gets the bytes up to the head's end and no more: it would read on into the body and the
     next request, and cannot be stopped there.
     """
 
-    __slots__ = ("_bytes", "_limits", "_parser", "_tail", "head")
+    __slots__ = ("_buffer", "_fields", "_limits", "_parser")
 
     def __init__(self, fields: RequestFields, limits: HeadLimits) -> None:
-        self.head = RequestHead(fields, limits.count)
+        self._fields = fields
         self._limits = limits
-        self._parser = httptools.HttpRequestParser(self.head)
-        self._tail = b""
-        self._bytes = 0
+        self._parser = httptools.HttpRequestParser(None)
+        self._buffer = b""
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; return what follows the head once it is complete, None before.
+    def feed(self, data: bytes) -> tuple[RequestHead, bytes] | None:
+        """Take bytes; return the head and what follows it once it is complete, None before.
 
         Raises Refused.
         """
-        end, rest = self._find_end(data)
-        self._bytes += end
-        head = self.head
+        seen = len(self._buffer)
+        raw = self._buffer + data if seen else data
+        # The end may lie across the cut.
+        end = raw.find(_END, max(0, seen - 3)) + 4
+        if end == 3:
+            self._check(data)
+            self._buffer = raw
+            self._bound(raw)
+            return None
+        if end == len(raw):
+            self._check(data)
+            rest = b""
+        else:
+            self._check(data[: end - seen])
+            raw, rest = raw[:end], raw[end:]
+        if end > self._limits.harmless_bytes:
+            self._bound(raw)
+        return self._read(raw), rest
+
+    def _check(self, data: bytes) -> None:
+        """Have llhttp check the next bytes."""
         try:
-            self._parser.feed_data(data if rest is None or end == len(data) else data[:end])
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # Raised at the end of a head with Upgrade, or of a CONNECT: both are judged later.
             pass
@@ -250,32 +228,60 @@ class HeadReader:
             raise Refused(BAD_TARGET) from error
         except httptools.HttpParserError as error:
             raise Refused(MALFORMED_HEAD) from error
-        self._bound()
-        if rest is None:
-            return None
-        if not head.complete:
-            raise Refused(MALFORMED_HEAD)
-        head.method = self._parser.get_method()
-        head.version = self._parser.get_http_version()
-        head.keep_alive = self._parser.should_keep_alive()
-        return rest
 
-    def _find_end(self, data: bytes) -> tuple[int, bytes | None]:
-        """Return how many bytes of *data* belong to the head, and what follows its end if seen."""
-        tail = self._tail
-        if tail:
-            # The end may lie across the cut.
-            data = tail + data
-        at = data.find(_END)
-        if at < 0:
-            self._tail = data[-3:]
-            return len(data) - len(tail), None
-        return at + 4 - len(tail), data[at + 4 :]
-
-    def _bound(self) -> None:
-        if len(self.head.target) > self._limits.target_bytes:
+    def _bound(self, raw: bytes) -> None:
+        """Refuse a head that is too large, whole or not."""
+        request_line = raw.partition(b"\r\n")[0]
+        target = request_line.partition(b" ")[2].partition(b" ")[0]
+        if len(target) > self._limits.target_bytes:
             raise Refused(TARGET_TOO_LONG)
-        if self._bytes > self._limits.head_bytes:
+        if len(raw) > self._limits.head_bytes:
             raise Refused(HEAD_TOO_LARGE)
-        if self.head.fault is not None:
-            raise Refused(self.head.fault)
+
+    def _read(self, raw: bytes) -> RequestHead:
+        """Return what the whole head *raw* says, which llhttp accepted."""
+        lines = raw[:-4].split(b"\r\n")
+        parts = lines[0].split(b" ")
+        if len(parts) != 3:
+            raise Refused(MALFORMED_HEAD)
+        if len(lines) > self._limits.count + 1:
+            raise Refused(TOO_MANY_HEADERS)
+        del lines[0]
+        head = RequestHead()
+        head.method, head.target, version = parts
+        head.version = _VERSIONS.get(version, "")
+        forwarded = head.lines
+        known = self._fields.remembered
+        for line in lines:
+            name = line[: line.index(b":")]
+            kind = known.get(name)
+            if kind is None:
+                kind = self._fields.kind(name)
+            if kind is _OTHER:
+                forwarded.append(line)
+            elif kind is not _REMOVED:
+                self._keep(head, kind, line, line[len(name) + 1 :].strip(b" \t"))
+        is_1_1 = head.version == "1.1"
+        head.keep_alive = persists(head.connection, is_1_1=is_1_1) if head.connection else is_1_1
+        return head
+
+    def _keep(self, head: RequestHead, kind: Kind, line: bytes, value: bytes) -> None:
+        """Take in a field that means something here."""
+        if kind is _CONTENT_LENGTH:
+            # llhttp has refused a second one, and what is not a number; RFC 9112 section 6.3.
+            head.content_length = int(value)
+        elif kind is _FORWARDED_OTHER:
+            head.forwarded_other += (line,)
+        else:
+            attribute = _ATTRIBUTES[kind]
+            values = getattr(head, attribute)
+            setattr(head, attribute, (*values, value) if values else (value,))
+        if kind in _FORWARDED_TOO:
+            # Its place among the fields is kept.
+            head.lines.append(line)
+        elif kind is _COOKIE:
+            kept = self._fields.strip_cookies(value)
+            if kept is value:
+                head.lines.append(line)
+            elif kept is not None:
+                head.lines.append(line[: line.index(b":")] + b": " + kept)

@@ -1,4 +1,7 @@
-"""A response's head: read through llhttp, judged, and written again for the client."""
+"""A response's head: checked by llhttp, read line by line, judged.
+
+As with requests, llhttp decides whether the bytes are HTTP and the lines are read from them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,19 @@ import re
 import httptools
 
 from sidecar.proxy.bodies import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from sidecar.proxy.fields import Kind, fold, response_kind
+from sidecar.proxy.fields import Kind, fold, persists, remembered_responses, response_kind
 
 _END = b"\r\n\r\n"
 _HEAD_BYTES = 64 * 1024
 _FIELD_COUNT = 256
-_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# RFC 9112 section 4; an absent reason may come without its space.
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _BODILESS = frozenset((204, 304))
+_OTHER = Kind.OTHER
+_REMOVED = Kind.REMOVED
+_CONTENT_LENGTH = Kind.CONTENT_LENGTH
+_TRANSFER_ENCODING = Kind.TRANSFER_ENCODING
+_KEPT_OPTIONS = frozenset((b"close", b"keep-alive", b"content-length", b""))
 
 
 class UpstreamFault(Exception):
@@ -21,140 +30,127 @@ class UpstreamFault(Exception):
 
 
 class ResponseHead:
-    """What a response's head said, collected by llhttp's callbacks.
+    """What a response's head said. `lines` holds the field lines to pass on, as they came."""
 
-    `lines` holds the fields to pass on, in order and spelling.
-    """
+    __slots__ = (
+        "connection",
+        "content_length",
+        "is_chunked",
+        "keep_alive",
+        "lines",
+        "reason",
+        "status",
+    )
 
-    # Defaults stand on the class: a head sets few of them, and there is one head a response.
-    complete = False
-    fault = ""
-    status = 0
-    reason = b""
-    version = ""
-    keep_alive = False
-    content_length: int | None = None
-    transfer_encodings: tuple[bytes, ...] = ()
-    connection: tuple[bytes, ...] = ()
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-
-    # Called by llhttp
-
-    def on_status(self, reason: bytes) -> None:
-        """Take a piece of the reason phrase."""
-        self.reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a whole field line."""
-        kind = response_kind(name)
-        if kind is Kind.OTHER:
-            self.lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind is Kind.CONTENT_LENGTH:
-            self.content_length = int(value)
-            self.lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind is Kind.TRANSFER_ENCODING:
-            self.transfer_encodings += (value.strip(b" \t"),)
-        elif kind is Kind.CONNECTION:
-            self.connection += (value,)
-        if len(self.lines) > _FIELD_COUNT:
-            self.fault = "too many fields"
-
-    def on_headers_complete(self) -> None:
-        """Note that llhttp found nothing wrong up to the end."""
-        self.complete = True
-
-    # Once complete
-
-    def check(self) -> None:
-        """Judge what llhttp lets through. Raises UpstreamFault."""
-        if self.fault:
-            raise UpstreamFault(self.fault)
-        if self.version not in ("1.1", "1.0"):
-            raise UpstreamFault("neither HTTP/1.0 nor HTTP/1.1")
-        # No Upgrade was forwarded, so that nothing can have been switched to.
-        if self.status < 100 or self.status == 101:
-            raise UpstreamFault("a status that answers no request")
-        if not _REASON.fullmatch(self.reason):
-            raise UpstreamFault("a control character in the reason phrase")
-        if self.transfer_encodings and (
-            len(self.transfer_encodings) != 1
-            or self.transfer_encodings[0].lower() != b"chunked"
-            or self.version == "1.0"
-        ):
-            raise UpstreamFault("a transfer coding other than chunked")
+    def __init__(self, status: int, reason: bytes, lines: list[bytes]) -> None:
+        self.status = status
+        self.reason = reason
+        self.lines = lines
+        self.keep_alive = False
+        self.content_length: int | None = None
+        self.is_chunked = False
+        self.connection: list[bytes] = []
 
     def body_reader(self, *, to_head: bool) -> BodyReader:
         """Return the reader of the body that follows (RFC 9112 section 6.3)."""
         if to_head or self.status in _BODILESS or self.status < 200:
             return LengthReader(0)
-        if self.transfer_encodings:
+        if self.is_chunked:
             return ChunkedReader()
         if self.content_length is not None:
             return LengthReader(self.content_length)
         return UntilCloseReader()
 
-    def passed_on(self) -> list[bytes]:
-        """Return the lines to pass on, less those that Connection names (RFC 9110 7.6.1)."""
-        lines = self.lines
-        if self.connection:
-            options = b",".join(self.connection).split(b",")
-            named = {fold(option.strip(b" \t")) for option in options}
-            named -= {b"close", b"keep-alive", b"content-length", b""}
-            if named:
-                lines = [line for line in lines if fold(line.partition(b":")[0]) not in named]
-        if self.status == 204 and self.content_length is not None:
-            # RFC 9110 section 8.6: a 204 has none.
-            lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
-        return lines
-
 
 class ResponseReader:
-    """Feeds llhttp one response head, however it is cut, and bounds it."""
+    """Takes one response head's bytes, however they are cut, and bounds them."""
 
-    __slots__ = ("_bytes", "_parser", "_tail", "head")
+    __slots__ = ("_buffer", "_parser")
 
     def __init__(self) -> None:
-        self.head = ResponseHead()
-        self._parser = httptools.HttpResponseParser(self.head)
-        self._tail = b""
-        self._bytes = 0
+        self._parser = httptools.HttpResponseParser(None)
+        self._buffer = b""
 
-    @property
-    def is_untouched(self) -> bool:
-        """Whether no byte has come."""
-        return not self._bytes
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; return what follows the head once it is complete, None before.
+    def feed(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Take bytes; return the head and what follows it once it is complete, None before.
 
         Raises UpstreamFault.
         """
-        joined = self._tail + data if self._tail else data
-        at = joined.find(_END)
-        if at < 0:
-            self._feed(data)
-            self._tail = joined[-3:]
-            return None
-        end = at + 4 - len(self._tail)
-        self._feed(data if end == len(data) else data[:end])
-        head = self.head
-        if not head.complete:
-            raise UpstreamFault("an empty line where a head should be")
-        head.status = self._parser.get_status_code()
-        head.version = self._parser.get_http_version()
-        head.keep_alive = self._parser.should_keep_alive()
-        head.check()
-        return data[end:]
-
-    def _feed(self, data: bytes) -> None:
-        self._bytes += len(data)
-        if self._bytes > _HEAD_BYTES:
+        seen = len(self._buffer)
+        raw = self._buffer + data if seen else data
+        # The end may lie across the cut.
+        end = raw.find(_END, max(0, seen - 3)) + 4
+        if (end if end > 3 else len(raw)) > _HEAD_BYTES:
             raise UpstreamFault("a head without end")
+        if end == 3:
+            self._check(data)
+            self._buffer = raw
+            return None
+        self._check(data[: end - seen])
+        return self._read(raw[: end - 4]), raw[end:]
+
+    def _check(self, data: bytes) -> None:
+        """Have llhttp check the next bytes."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
+            # No Upgrade was forwarded, so that nothing can have been switched to.
             raise UpstreamFault("an upgrade that nobody asked for") from error
         except httptools.HttpParserError as error:
             raise UpstreamFault("malformed head") from error
+
+    def _read(self, raw: bytes) -> ResponseHead:
+        """Return what the whole head *raw* says, which llhttp accepted."""
+        lines = raw.split(b"\r\n")
+        match = _STATUS_LINE.fullmatch(lines[0])
+        if match is None:
+            raise UpstreamFault("a status line of neither HTTP/1.0 nor HTTP/1.1")
+        if len(lines) > _FIELD_COUNT:
+            raise UpstreamFault("too many fields")
+        del lines[0]
+        version, status, reason = match.groups()
+        kept: list[bytes] = []
+        head = ResponseHead(int(status), reason or b"", kept)
+        if head.status == 101:
+            raise UpstreamFault("an upgrade that nobody asked for")
+        known = remembered_responses
+        for line in lines:
+            name = line[: line.index(b":")]
+            kind = known.get(name)
+            if kind is None:
+                kind = response_kind(name)
+            if kind is _OTHER:
+                kept.append(line)
+            elif kind is not _REMOVED:
+                _keep(head, kind, line, line[len(name) + 1 :].strip(b" \t"), version)
+        is_1_1 = version == b"1.1"
+        if head.connection:
+            head.keep_alive = persists(head.connection, is_1_1=is_1_1)
+            head.lines = _unnamed(head)
+        else:
+            head.keep_alive = is_1_1
+        return head
+
+
+def _keep(head: ResponseHead, kind: Kind, line: bytes, value: bytes, version: bytes) -> None:
+    """Take in a field that means something here."""
+    if kind is _CONTENT_LENGTH:
+        # llhttp has refused a second one, and what is not a number.
+        head.content_length = int(value)
+        if head.status >= 200 and head.status != 204:  # they have none: RFC 9110 section 8.6
+            head.lines.append(line)
+    elif kind is _TRANSFER_ENCODING:
+        if head.is_chunked or value.lower() != b"chunked" or version == b"1.0":
+            raise UpstreamFault("a transfer coding other than chunked")
+        head.is_chunked = True
+    else:
+        head.connection.append(value)
+
+
+def _unnamed(head: ResponseHead) -> list[bytes]:
+    """Return the lines to pass on, less those that Connection names (RFC 9110 7.6.1)."""
+    options = b",".join(head.connection).split(b",")
+    named = {fold(option.strip(b" \t")) for option in options} - _KEPT_OPTIONS
+    if not named:
+        return head.lines
+    return [line for line in head.lines if fold(line[: line.index(b":")]) not in named]

@@ -55,6 +55,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_interim",
+        "_is_paused",
         "_on_closed",
         "_on_opened",
         "_reader",
@@ -67,7 +68,9 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     def __init__(
-        self, on_opened: Callable[[], None], on_closed: Callable[[UpstreamConnection], None]
+        self,
+        on_opened: Callable[[UpstreamConnection], None],
+        on_closed: Callable[[UpstreamConnection], None],
     ) -> None:
         self._on_opened = on_opened
         self._on_closed = on_closed
@@ -76,9 +79,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader: ResponseReader | None = None
         self._body: BodyReader | None = None
         self._to_head = False
+        self._is_paused = False
         self._interim = 0
-        self.keep_alive = False
-        self.request_sent = False
+        self.keep_alive = True
+        self.request_sent = True
         self.idle_since = 0.0
         """When its last exchange ended; 0 while it is not waiting in a pool."""
 
@@ -91,15 +95,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the next request may follow on this connection."""
-        return self.is_open and self.keep_alive and self.request_sent
+        """Whether the next request may follow on this connection.
+
+        Not behind bytes that the upstream does not take: it may never take them.
+        """
+        return (
+            self._transport is not None
+            and not self._transport.is_closing()
+            and self.keep_alive
+            and self.request_sent
+            and not self._transport.get_write_buffer_size()
+        )
 
     def begin(self, sink: ResponseSink, *, to_head: bool) -> None:
-        """Take the next request; its response goes to *sink*."""
+        """Take the next request; its response goes to *sink*. Never while one is under way."""
         self._sink = sink
         self._to_head = to_head
-        self._reader = ResponseReader()
-        self._body = None
         self._interim = 0
         self.keep_alive = False
         self.request_sent = False
@@ -111,13 +122,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop taking in the response."""
-        if self.is_open:
-            cast("asyncio.Transport", self._transport).pause_reading()
+        if self._transport is not None and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Take in the response again."""
-        if self.is_open:
-            cast("asyncio.Transport", self._transport).resume_reading()
+        if self._transport is not None and self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
 
     def abort(self) -> None:
         """Drop the connection at once; the sink hears nothing more."""
@@ -137,7 +150,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Take the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        self._on_opened()
+        self._on_opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Tell the sink what these bytes mean."""
@@ -184,12 +197,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.on_upstream_drained()
 
     def _read(self, sink: ResponseSink, data: bytes) -> None:
-        if self._body is None:
+        body = self._body
+        if body is None:
             rest = self._read_head(sink, data)
             if rest is None:
                 return
-            data = rest
-        body = cast("BodyReader", self._body)
+            body, data = cast("BodyReader", self._body), rest
         if data and not body.done:
             payload, data = body.feed(data)
             if payload:
@@ -202,30 +215,35 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_head(self, sink: ResponseSink, data: bytes) -> bytes | None:
         """Read heads until the final one; return what follows it, None while it is unfinished."""
-        reader = cast("ResponseReader", self._reader)
+        reader = self._reader or ResponseReader()
         while True:
-            rest = reader.feed(data)
-            if rest is None:
+            read = reader.feed(data)
+            if read is None:
+                self._reader = reader
                 return None
-            head = reader.head
+            head, data = read
             if head.status >= 200:
                 break
             self._interim += 1
             if self._interim > _INTERIM_RESPONSES:
                 raise UpstreamFault("more interim responses than anyone needs")
             sink.on_interim(head)
-            reader = self._reader = ResponseReader()
-            if not rest:
+            reader = ResponseReader()
+            if not data:
+                self._reader = None
                 return None
-            data = rest
         self._reader = None
-        self._body = head.body_reader(to_head=self._to_head)
-        self.keep_alive = head.keep_alive and not isinstance(self._body, UntilCloseReader)
-        sink.on_response(head, self._body)
-        return rest
+        body = self._body = head.body_reader(to_head=self._to_head)
+        # A body that lasts until the close leaves nothing to reuse.
+        self.keep_alive = head.keep_alive and not isinstance(body, UntilCloseReader)
+        sink.on_response(head, body)
+        return data
 
     def _end(self, sink: ResponseSink) -> None:
         body, self._body, self._sink = self._body, None, None
+        if self._is_paused:
+            # Unread, a close by the upstream would stay unknown.
+            self.resume_reading()
         sink.on_response_end(body.trailers if isinstance(body, ChunkedReader) else [])
 
     def _fail(self, refusal: Refusal) -> None:

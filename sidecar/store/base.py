@@ -35,7 +35,10 @@ class Account:
     ban_expires: float | None = None
     """Unix seconds; None for a ban without end."""
     roles: Mapping[str, str] = field(default_factory=dict)
-    """Organization id to the role or roles held there, as stored; only organizations that exist."""
+    """Organization id to the role or roles held there, as stored; only organizations that exist.
+
+    Empty for a member without a role. Roles of several rows for one membership are one list.
+    """
     complete: bool = True
     """False: `roles` holds the first MEMBERSHIPS_READ only; ask `find_role` for others."""
 
@@ -58,7 +61,10 @@ class KeyRecord:
     permissions: Mapping[str, frozenset[str]] | None = None
     """Resource to actions; None where the row grants none."""
     readable: bool = True
-    """False: metadata or permissions are not JSON, or not of a shape that Better Auth writes."""
+    """False: metadata or permissions are not JSON, or not of a shape that Better Auth writes.
+
+    So is an expiry that is no date.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class SessionRecord:
 
     id: str
     expires_at: float
-    """Unix seconds."""
+    """Unix seconds; 0 where it is no date."""
     account: Account | None
     """None where the user is gone."""
     active_organization_id: str | None = None

@@ -1,0 +1,203 @@
+"""The command line: `python -m bench [--quick] [--write] …`, `python -m bench profile`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bench.credentials import make_credentials
+from bench.errors import BenchError
+from bench.load.closed_loop import ClosedLoop
+from bench.load.wrk import Wrk
+from bench.machine import describe_machine
+from bench.page import write_page
+from bench.peers.envoy import ENVOY
+from bench.peers.nginx import NGINX
+from bench.peers.sidecar import SIDECAR, SIDECAR_LOGGING
+from bench.plan import FULL, QUICK
+from bench.process import choose_cores, raise_descriptor_limit
+from bench.profiling import profile
+from bench.programs import WORK, find_program
+from bench.report import load_bound, table
+from bench.rounds import Bench
+from bench.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bench.load.requests import Generator
+    from bench.peers.base import Peer
+
+PEERS = (NGINX, ENVOY, SIDECAR, SIDECAR_LOGGING)
+COMPARED_TO = (NGINX.name, ENVOY.name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _directory() as directory:
+            bench = _bench(options, directory)
+            return _profile(bench) if options.profile else _measure(bench, options)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description=sys.modules["bench"].__doc__)
+    parser.add_argument(
+        "profile",
+        nargs="?",
+        choices=["profile"],
+        help="show where the sidecar spends its time, and measure nothing",
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        metavar="NAME,…",
+        help=f"measure these alone, of: {', '.join(peer.name for peer in PEERS)}",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--write", action="store_true", help="refresh docs/performance.md")
+    return parser
+
+
+def _bench(options: argparse.Namespace, directory: Path) -> Bench:
+    """Set the run up, with this process and so its clients bound to the load's core."""
+    if sys.platform != "linux":
+        raise BenchError("needs Linux: what the kernel tells of a process is read from /proc")
+    plan = QUICK if options.quick else FULL
+    if options.rounds is not None:
+        plan = replace(plan, rounds=max(1, options.rounds))
+    generator = _generator(directory)
+    _give_up_after(plan.limit_s)
+    cores = choose_cores()
+    os.sched_setaffinity(0, {cores.load})
+    raise_descriptor_limit()
+    return Bench(plan, Stage(cores, make_credentials(), directory), generator)
+
+
+def _measure(bench: Bench, options: argparse.Namespace) -> int:
+    peers = _chosen(options.only)
+    rounds = bench.run(peers)
+    versions = {peer.name: peer.version() for peer in peers}
+    compared_to = [name for name in COMPARED_TO if name in rounds]
+    notes = _notes(bench, versions, load_bound(rounds))
+    figures = f"{table(bench.plan, rounds, compared_to)}\n\n{notes}"
+    print(figures)
+    if options.json is not None:
+        raw = {name: [asdict(round_) for round_ in of_one] for name, of_one in rounds.items()}
+        options.json.write_text(json.dumps(_document(bench, versions, raw), indent=1) + "\n")
+    if options.write:
+        write_page(figures)
+    return 0
+
+
+def _profile(bench: Bench) -> int:
+    print(profile(bench, SIDECAR))
+    return 0
+
+
+def _chosen(names: Sequence[str] | None) -> list[Peer]:
+    if names is None:
+        return list(PEERS)
+    chosen = [peer for peer in PEERS if peer.name in names]
+    if unknown := set(names) - {peer.name for peer in chosen}:
+        raise BenchError(f"not a proxy of this benchmark: {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def _notes(bench: Bench, versions: dict[str, str], idle: list[str]) -> str:
+    """Return what a reader must know of a run to judge its figures."""
+    plan, cores, machine = bench.plan, bench.stage.cores, describe_machine()
+    named = ", ".join(f"{name} {version}" for name, version in _programs(versions).items())
+    sides = (
+        "the proxy on one core, upstream and load on another"
+        if cores.apart
+        else "all on one core: requests a second and latency mean little here"
+    )
+    made_on = (
+        f"- {datetime.now(UTC):%Y-%m-%d}, {machine.cpu}, {machine.cores} cores, "
+        f"{machine.memory_gib:g} GiB, {machine.kernel}, Python {machine.python}; {sides}."
+    )
+    made_with = (
+        f"- {named}; load: {bench.generator.name}, {plan.connections} connections; "
+        f"{plan.streams} event streams, one event each every {plan.stream_period_ms} ms."
+    )
+    lines = [made_on, made_with, _of_rounds(plan.rounds)]
+    if idle:
+        lines.append(
+            f"- Cores not busy, so the load was the bound or other programs took their time, and "
+            f"requests a second are too low: {', '.join(idle)}."
+        )
+    return "\n".join(lines)
+
+
+def _of_rounds(rounds: int) -> str:
+    if rounds == 1:
+        return "- One round: a glance, not a measurement."
+    return f"- Medians of {rounds} rounds (least-most); ratios are taken round by round."
+
+
+def _programs(versions: dict[str, str]) -> dict[str, str]:
+    """Return versions by program: set-ups of one program are named once."""
+    return {name.partition(",")[0]: version for name, version in versions.items()}
+
+
+def _document(bench: Bench, versions: dict[str, str], raw: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": asdict(describe_machine()),
+        "cores": asdict(bench.stage.cores),
+        "versions": versions,
+        "generator": bench.generator.name,
+        "plan": asdict(bench.plan),
+        "rounds": raw,
+    }
+
+
+def _generator(directory: Path) -> Generator:
+    if (program := find_program("wrk")) is not None:
+        return Wrk(program, directory)
+    print("bench: no wrk to be had, loading with our own generator", file=sys.stderr)
+    return ClosedLoop()
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Give the run a directory for its files, which hold keys, and remove it afterwards."""
+    WORK.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _give_up_after(seconds: int) -> None:
+    def give_up(*_: object) -> NoReturn:
+        raise BenchError(f"not done after {seconds} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

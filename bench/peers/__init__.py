@@ -1,0 +1,1 @@
+"""The proxies that are measured, each set up for the same work."""

@@ -1,0 +1,83 @@
+"""What a proxy is told, and how one is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from bench.credentials import Credentials
+
+STATIC_PREFIX = "/api"
+"""What is served under it: a JSON document of constant size."""
+STREAM_PREFIX = "/stream"
+"""What is served under it: event streams and downloads."""
+KEEPALIVE = 4096
+"""Connections to an upstream that a proxy may keep or open: more than any measurement needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything of a run listens."""
+
+    listen: int
+    admin: int
+    static: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Where a proxy listens, what it forwards to, and whom it lets in."""
+
+    ports: Ports
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A program to start."""
+
+    argv: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One proxy in one set-up."""
+
+    name: str
+    prepare: Callable[[Path, Wiring], Launch]
+    """Write the configuration into the directory and say what to start."""
+    version: Callable[[], str]
+    requests_only: bool = False
+    """Measured with plain requests alone, not with streams and downloads."""
+
+
+def identity_headers(credentials: Credentials) -> dict[str, str]:
+    """Return what every proxy tells the upstream, by header; the key's id is the load's."""
+    return {
+        "x-organization-id": credentials.tenant.organization_id,
+        "x-user-id": credentials.tenant.user_id,
+        "x-organization-role": credentials.tenant.role,
+        "x-auth-method": "api_key",
+        "x-api-key-id": credentials.key.id,
+    }
+
+
+def from_wheel(module: str, package: str) -> Any:
+    """Return a module of a package that brings a peer's program.
+
+    Imported only where it is used, so that configurations can be built without it.
+    Raises BenchError where the package is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise BenchError(f"{package} is not installed; `make bench` installs it") from error

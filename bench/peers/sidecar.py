@@ -1,0 +1,85 @@
+"""The sidecar itself, on a SQLite database of its own."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import sidecar
+from bench.peers.base import KEEPALIVE, STATIC_PREFIX, STREAM_PREFIX, Launch, Peer
+from bench.ports import HOST
+from bench.store import write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.peers.base import Wiring
+
+_CONFIGURATION = """\
+[listen]
+host = "{host}"
+port = {listen}
+
+[admin]
+host = "{host}"
+port = {admin}
+
+[store]
+url = "sqlite:///{database}"
+
+[log]
+access = {access}
+
+[upstreams.static]
+urls = ["http://{host}:{static}"]
+max_connections = {keepalive}
+
+[upstreams.stream]
+urls = ["http://{host}:{stream}"]
+max_connections = {keepalive}
+
+[[routes]]
+path = "{static_prefix}"
+upstream = "static"
+auth = ["api_key"]
+
+[[routes]]
+path = "{stream_prefix}"
+upstream = "stream"
+auth = ["api_key"]
+"""
+
+
+def configuration(wiring: Wiring, database: Path, *, access_log: bool) -> str:
+    """Return the sidecar's configuration file."""
+    return _CONFIGURATION.format(
+        host=HOST,
+        listen=wiring.ports.listen,
+        admin=wiring.ports.admin,
+        static=wiring.ports.static,
+        stream=wiring.ports.stream,
+        database=database,
+        access="true" if access_log else "false",
+        keepalive=KEEPALIVE,
+        static_prefix=STATIC_PREFIX,
+        stream_prefix=STREAM_PREFIX,
+    )
+
+
+def _prepare(directory: Path, wiring: Wiring, *, access_log: bool) -> Launch:
+    database = directory / "store.db"
+    write_store(database, wiring.credentials)
+    path = directory / "sidecar.toml"
+    path.write_text(configuration(wiring, database, access_log=access_log))
+    return Launch([sys.executable, "-m", "sidecar", "run", "--config", str(path)])
+
+
+def _version() -> str:
+    return sidecar.__version__
+
+
+SIDECAR = Peer("sidecar", partial(_prepare, access_log=False), _version)
+SIDECAR_LOGGING = Peer(
+    "sidecar, access log", partial(_prepare, access_log=True), _version, requests_only=True
+)

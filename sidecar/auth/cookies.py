@@ -1,0 +1,77 @@
+"""Better Auth's cookies in a Cookie header: the session's value, and everything but them.
+
+Read as Better Auth reads them: pairs end at `;` whatever quotes say, the name ends at the first
+`=`, names are case-sensitive, and the first cookie of a name counts. A pair that is no cookie
+(RFC 6265 section 4.2.1) is passed over, so it hides nothing that follows. Every expression below
+is possessive where it repeats, so that the work grows with the header's length alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BROWSER_PREFIXES = (b"__Host-", b"__Secure-", b"")
+"""Best first: a sibling domain can plant the plain name, not the others (RFC 6265bis, 4.1.3)."""
+
+_SPACE = rb"[ \t]*+"
+# Upstreams decode headers as Latin-1 and may trim what is a space there.
+_ANY_SPACE = rb"[ \t\x85\xa0]*+"
+
+
+class SessionCookies:
+    """The cookies of a Better Auth that is configured with this prefix and session cookie name."""
+
+    def __init__(self, prefix: str, name: str | None = None) -> None:
+        """Take `advanced.cookiePrefix`, and the session cookie's own name where it has one."""
+        namespace = re.escape(prefix.encode()) + rb"\."
+        ours = namespace + rb"[^;]*+"
+        session = namespace + rb"session_token"
+        if name is not None:
+            session = re.escape(_without_browser_prefix(name.encode()))
+            # Chunks (`name.0`) and the cookies of the multi-session plugin go by its name.
+            chunk_or_device = rb"(?:\.[0-9]++|_multi-[^;=]*+)?+"
+            ours += rb"|" + session + chunk_or_device + _ANY_SPACE + rb"(?:=[^;]*+|(?=;)|\Z)"
+        self._session = re.compile(
+            rb";" + _SPACE + rb"(__Host-|__Secure-|)" + session + _SPACE + rb"=([^;]*+)"
+        )
+        self._ours = re.compile(rb";" + _ANY_SPACE + rb"(?:__Host-|__Secure-)?+(?:" + ours + rb")")
+
+    def find(self, lines: Sequence[bytes]) -> bytes | None:
+        """Return the session cookie's raw value in these Cookie *lines*, or None without one.
+
+        The browser-guarded names win over the plain one, wherever they stand.
+        """
+        text = b";" + lines[0] if len(lines) == 1 else b"".join([b";" + line for line in lines])
+        found = self._session.findall(text)
+        if not found:
+            return None
+        if len(found) > 1:
+            found.sort(key=_preference)
+        value: bytes = found[0][1]
+        return value.strip(b" \t")
+
+    def strip(self, line: bytes) -> bytes | None:
+        """Return *line* without Better Auth's cookies; None when no other is left.
+
+        Others stay in order, byte for byte. A line without any of ours comes back as it is.
+        """
+        kept, removed = self._ours.subn(b"", b";" + line)
+        if not removed:
+            return line
+        if not kept.strip(b"; \t"):
+            return None
+        return kept[1:].lstrip(b" \t")
+
+
+def _preference(found: tuple[bytes, bytes]) -> int:
+    return _BROWSER_PREFIXES.index(found[0])
+
+
+def _without_browser_prefix(name: bytes) -> bytes:
+    for prefix in (b"__Host-", b"__Secure-"):
+        name = name.removeprefix(prefix)
+    return name

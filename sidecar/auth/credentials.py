@@ -1,0 +1,64 @@
+"""What a request presented to be known by, and the digests under which that is remembered."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KEY_BYTES = 512
+"""The longest API key that is looked up: prefix and 64 letters are far below it."""
+
+_VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]+")
+
+
+class Presented:
+    """The credentials of one request, as raw header values in order of arrival.
+
+    It holds secrets, so it has no readable representation.
+    """
+
+    __slots__ = ("api_keys", "cookies", "cross_site", "organizations")
+
+    def __init__(
+        self,
+        api_keys: Sequence[bytes] = (),
+        cookies: Sequence[bytes] = (),
+        organizations: Sequence[bytes] = (),
+        *,
+        cross_site: bool = False,
+    ) -> None:
+        self.api_keys = api_keys
+        """Values of the API key's header."""
+        self.cookies = cookies
+        """Values of the Cookie lines."""
+        self.organizations = organizations
+        """Values of the x-organization-id lines."""
+        self.cross_site = cross_site
+        """An unsafe method with an Origin that is neither the request's own nor trusted."""
+
+
+def is_visible_ascii(raw: bytes) -> bool:
+    """Tell whether *raw* is made of what every API key is made of, and is not empty."""
+    return _VISIBLE_ASCII.fullmatch(raw) is not None
+
+
+def api_key_digest(raw: bytes) -> bytes:
+    """Return what the store files the key *raw* under: its SHA-256, 32 bytes."""
+    return sha256(raw).digest()
+
+
+# The domains keep a cookie, a token and a key of the same bytes apart.
+
+
+def cookie_digest(value: bytes) -> bytes:
+    """Return the name by which a session cookie's raw *value* is remembered."""
+    return sha256(b"session cookie\0" + value).digest()
+
+
+def token_digest(token: bytes) -> bytes:
+    """Return the name by which the session of *token* is remembered."""
+    return sha256(b"session token\0" + token).digest()

@@ -1,0 +1,68 @@
+"""Who belongs where: bans, roles, and the identity that a member has in an organization."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sidecar.auth.cache import UNKNOWN
+from sidecar.auth.queries import Load
+
+if TYPE_CHECKING:
+    from sidecar.auth.cache import RecordCache
+    from sidecar.auth.pending import Answer
+    from sidecar.store.base import Account, Store
+
+ORGANIZATION_CHARACTERS = 256
+"""The longest organization id that the store is asked for; Better Auth's have 32."""
+
+
+def is_banned(account: Account, now: float) -> bool:
+    """Tell whether the account is banned at *now* (Unix seconds)."""
+    return account.banned and (account.ban_expires is None or account.ban_expires > now)
+
+
+class Seat:
+    """A credential's place in one organization, made once for each time its record is read."""
+
+    __slots__ = ("answer", "role", "roles")
+
+    def __init__(self, role: str, answer: Answer) -> None:
+        self.role = role
+        """As stored, "" for none."""
+        self.roles = frozenset(part.strip() for part in role.split(",")) - {""}
+        self.answer = answer
+        """The identity, or why there can be none."""
+
+
+class Memberships:
+    """Roles of users in organizations, from their account where it has them all."""
+
+    def __init__(self, store: Store, cache: RecordCache[str]) -> None:
+        self._store = store
+        self._cache = cache
+
+    def role(self, account: Account, organization: str, now: float) -> str | Load[str] | None:
+        """Return the account's role or roles in *organization*, or None for no member.
+
+        An account with more memberships than came along with it may take a question to the store:
+        then the load to `wait_for`. Raises StoreUnavailable where the store has too much to do.
+        """
+        role = account.roles.get(organization)
+        if role is not None or account.complete:
+            return role
+        if not 0 < len(organization) <= ORGANIZATION_CHARACTERS:
+            return None
+        question = partial(self._store.find_role, account.user_id, organization)
+        found = self._cache.find((account.user_id, organization), question, now)
+        if found is UNKNOWN:
+            return None
+        return found if isinstance(found, Load) else found.record
+
+    async def wait_for(self, load: Load[str], arrived: float) -> str | None:
+        """Return the role that *load* brings, or None for no member.
+
+        Raises StoreUnavailable as `RecordCache.wait_for` does.
+        """
+        found = await self._cache.wait_for(load, arrived)
+        return None if found is UNKNOWN else found.record

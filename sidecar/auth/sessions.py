@@ -1,0 +1,143 @@
+"""Sessions: signed cookies of people at a browser."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cachetools import FIFOCache
+
+from sidecar.auth.credentials import cookie_digest, token_digest
+from sidecar.auth.membership import is_banned
+from sidecar.auth.verifier import Verifier
+from sidecar.errors import (
+    CROSS_SITE,
+    NO_CREDENTIAL,
+    NOT_A_MEMBER,
+    ORGANIZATION_MISSING,
+    ROLE_MISSING,
+    SESSION_EXPIRED,
+    SESSION_MALFORMED,
+    SESSION_UNKNOWN,
+    USER_BANNED,
+    Refusal,
+)
+from sidecar.identity import Identity
+from sidecar.store.base import SessionRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.auth.background import Background
+    from sidecar.auth.cache import RecordCache
+    from sidecar.auth.cookies import SessionCookies
+    from sidecar.auth.credentials import Presented
+    from sidecar.auth.membership import Memberships, Seat
+    from sidecar.auth.pending import Answer, Pending
+    from sidecar.auth.signatures import Signatures
+    from sidecar.clock import Clock
+    from sidecar.identity import Demand
+    from sidecar.store.base import Account, Store
+
+
+class Sessions(Verifier[SessionRecord]):
+    """Verifies session cookies."""
+
+    unknown = SESSION_UNKNOWN
+
+    def __init__(
+        self,
+        store: Store,
+        cache: RecordCache[SessionRecord],
+        memberships: Memberships,
+        background: Background,
+        clock: Clock,
+        *,
+        cookies: SessionCookies,
+        signatures: Signatures,
+        entries: int,
+    ) -> None:
+        super().__init__(cache, memberships, background, clock)
+        self._store = store
+        self._cookies = cookies
+        self._signatures = signatures
+        # Cookies whose signature was right, to the name of their session: one session can be
+        # written in any number of ways, and none of them may take another's room in the cache.
+        self._verified: FIFOCache[bytes, bytes] = FIFOCache(entries)
+
+    def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
+        """Decide on the session cookie that was presented, if one was."""
+        value = self._cookies.find(presented.cookies) if presented.cookies else None
+        if value is None:
+            return NO_CREDENTIAL
+        cookie = cookie_digest(value)
+        now = self._clock.monotonic()
+        key = self._verified.get(cookie)
+        if key is not None:
+            entry = self._cache.recent(key, now)
+            if entry is not None:
+                return self._decide(entry, demand, presented, now)
+        token = self._signatures.signed_text(value)
+        if token is None:
+            return SESSION_MALFORMED
+        key = self._verified[cookie] = token_digest(token.encode())
+        question = partial(self._store.find_session, token)
+        return self._look_up(key, question, demand, presented, now)
+
+    def _unfit(self, record: SessionRecord, presented: Presented) -> Refusal | None:
+        now = self._clock.time()
+        if record.account is None:
+            return SESSION_UNKNOWN
+        if record.expires_at <= now:
+            return SESSION_EXPIRED
+        if presented.cross_site:
+            return CROSS_SITE
+        if is_banned(record.account, now):
+            return USER_BANNED
+        return None
+
+    def _organization(
+        self, record: SessionRecord, demand: Demand, presented: Presented
+    ) -> str | Refusal | None:
+        if presented.organizations:
+            return _named(presented.organizations)
+        if record.active_organization_id:
+            return record.active_organization_id
+        return ORGANIZATION_MISSING if demand.organization_required else None
+
+    def _member(self, record: SessionRecord) -> Account | None:
+        return record.account
+
+    def _identity(
+        self, record: SessionRecord, organization: str | None, role: str | None
+    ) -> Identity:
+        account = record.account
+        return Identity(
+            "session",
+            organization_id=organization,
+            user_id=None if account is None else account.user_id,
+            role=role,
+        )
+
+    def _conclude(
+        self,
+        record: SessionRecord,
+        seat: Seat,
+        organization: str | None,
+        demand: Demand,
+        presented: Presented,
+    ) -> Answer:
+        if demand.roles and demand.roles.isdisjoint(seat.roles):
+            return ROLE_MISSING
+        return seat.answer
+
+
+def _named(organizations: Sequence[bytes]) -> str | Refusal:
+    """Return the one organization that a request names; an empty name is one, too."""
+    names = {name.strip(b" \t") for name in organizations}
+    if len(names) > 1:
+        return NOT_A_MEMBER
+    try:
+        return names.pop().decode()
+    except UnicodeDecodeError:
+        return NOT_A_MEMBER

@@ -1,0 +1,200 @@
+"""The steps that verify any kind of credential, and where they wait for the store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from sidecar.auth.background import log_unexpected
+from sidecar.auth.cache import UNKNOWN
+from sidecar.auth.membership import Seat
+from sidecar.auth.pending import Pending
+from sidecar.auth.queries import Load
+from sidecar.errors import IDENTITY_UNUSABLE, NOT_A_MEMBER, STORE_UNAVAILABLE, Refusal
+from sidecar.store.base import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from sidecar.auth.background import Background
+    from sidecar.auth.cache import Entry, RecordCache
+    from sidecar.auth.credentials import Presented
+    from sidecar.auth.membership import Memberships
+    from sidecar.auth.pending import Answer
+    from sidecar.clock import Clock
+    from sidecar.identity import Demand, Identity
+    from sidecar.store.base import Account
+
+R = TypeVar("R")
+
+
+class _RoleWanted(NamedTuple):
+    """A decision takes the role in *organization*, which only the store knows."""
+
+    load: Load[str]
+    organization: str
+
+
+class Verifier(ABC, Generic[R]):
+    """Verifies credentials of one kind, whose records are of type R.
+
+    In this order: the record by its name; whether it is good (`_unfit`); the organization that it
+    is for; the membership there; what the route demands beyond that (`_conclude`).
+    """
+
+    unknown: Refusal
+    """The answer to a credential that the store does not have."""
+
+    def __init__(
+        self,
+        cache: RecordCache[R],
+        memberships: Memberships,
+        background: Background,
+        clock: Clock,
+    ) -> None:
+        self._cache = cache
+        self._memberships = memberships
+        self._background = background
+        self._clock = clock
+
+    @abstractmethod
+    def _unfit(self, record: R, presented: Presented) -> Refusal | None:
+        """Return why the credential is no good right now, whatever the route demands."""
+
+    @abstractmethod
+    def _organization(
+        self, record: R, demand: Demand, presented: Presented
+    ) -> str | Refusal | None:
+        """Return the organization that a good credential is for, or None for none."""
+
+    @abstractmethod
+    def _member(self, record: R) -> Account | None:
+        """Return the account that has to be a member of the organization; None asks for none."""
+
+    @abstractmethod
+    def _identity(self, record: R, organization: str | None, role: str | None) -> Identity:
+        """Return the identity of the credential in *organization*.
+
+        Raises ValueError where no header could carry it.
+        """
+
+    @abstractmethod
+    def _conclude(
+        self,
+        record: R,
+        seat: Seat,
+        organization: str | None,
+        demand: Demand,
+        presented: Presented,
+    ) -> Answer:
+        """Return the decision about a credential that is good and in its place."""
+
+    def _look_up(
+        self,
+        key: Hashable,
+        question: Callable[[], Awaitable[R | None]],
+        demand: Demand,
+        presented: Presented,
+        now: float,
+    ) -> Answer | Pending:
+        """Decide on the credential whose record is named *key* and found by *question*."""
+        try:
+            found = self._cache.find(key, question, now)
+        except StoreUnavailable:
+            return STORE_UNAVAILABLE
+        if found is UNKNOWN:
+            return self.unknown
+        if isinstance(found, Load):
+            return self._later(partial(self._decide_on_load, found, demand, presented, now))
+        return self._decide(found, demand, presented, now)
+
+    def _decide(
+        self, entry: Entry[R], demand: Demand, presented: Presented, now: float
+    ) -> Answer | Pending:
+        """Decide on the credential with this *entry*, which may be served at *now*."""
+        try:
+            decided = self._try_to_decide(entry, demand, presented, now)
+        except StoreUnavailable:
+            return STORE_UNAVAILABLE
+        if isinstance(decided, _RoleWanted):
+            return self._later(
+                partial(self._decide_on_role, decided, entry, demand, presented, now)
+            )
+        return decided
+
+    def _try_to_decide(
+        self, entry: Entry[R], demand: Demand, presented: Presented, now: float
+    ) -> Answer | _RoleWanted:
+        record = entry.record
+        unfit = self._unfit(record, presented)
+        if unfit is not None:
+            return unfit
+        organization = self._organization(record, demand, presented)
+        if isinstance(organization, Refusal):
+            return organization
+        member = self._member(record)
+        if organization is None or member is None:
+            return self._admit(entry, organization, "", demand, presented)
+        role = self._memberships.role(member, organization, now)
+        if isinstance(role, Load):
+            return _RoleWanted(role, organization)
+        return self._admit(entry, organization, role, demand, presented)
+
+    def _admit(
+        self,
+        entry: Entry[R],
+        organization: str | None,
+        role: str | None,
+        demand: Demand,
+        presented: Presented,
+    ) -> Answer:
+        """Decide on a credential with this *role*: "" where it needs none, None for no member."""
+        if role is None:
+            return NOT_A_MEMBER
+        seat = entry.seats.get(organization)
+        if seat is None or seat.role != role:
+            seat = entry.seats[organization] = self._take_seat(entry.record, organization, role)
+        return self._conclude(entry.record, seat, organization, demand, presented)
+
+    def _take_seat(self, record: R, organization: str | None, role: str) -> Seat:
+        try:
+            return Seat(role, self._identity(record, organization, role or None))
+        except ValueError:
+            return Seat(role, IDENTITY_UNUSABLE)
+
+    async def _decide_on_load(
+        self, load: Load[R], demand: Demand, presented: Presented, arrived: float
+    ) -> Answer:
+        found = await self._cache.wait_for(load, arrived)
+        if found is UNKNOWN:
+            return self.unknown
+        decided = self._try_to_decide(found, demand, presented, arrived)
+        if isinstance(decided, _RoleWanted):
+            return await self._decide_on_role(decided, found, demand, presented, arrived)
+        return decided
+
+    async def _decide_on_role(
+        self,
+        wanted: _RoleWanted,
+        entry: Entry[R],
+        demand: Demand,
+        presented: Presented,
+        arrived: float,
+    ) -> Answer:
+        role = await self._memberships.wait_for(wanted.load, arrived)
+        return self._admit(entry, wanted.organization, role, demand, presented)
+
+    def _later(self, decide: Callable[[], Awaitable[Answer]]) -> Pending:
+        return Pending(self._background.start(_answered(decide)))
+
+
+async def _answered(decide: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return the decision, or that there is none: a caller is never left without."""
+    try:
+        return await decide()
+    except StoreUnavailable:
+        return STORE_UNAVAILABLE
+    except Exception as error:  # noqa: BLE001 - a caller that waits is owed an answer
+        log_unexpected("a decision", error)
+        return STORE_UNAVAILABLE

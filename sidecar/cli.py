@@ -1,0 +1,256 @@
+"""The command line: results on stdout, words for people on stderr.
+
+Exit codes: 0 done, 1 a mistake of the operator's (configuration, arguments), 2 the system failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+import uvloop
+
+from sidecar import __version__
+from sidecar.app import Sidecar, StartError, serve
+from sidecar.demo import server as demonstration
+from sidecar.demo.workspace import DirectoryUnusable
+from sidecar.observe import app_log
+from sidecar.settings import Problem, SettingsError, find, load
+from sidecar.store.base import LayoutError, StoreError
+from sidecar.store.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sidecar.settings import Route, Settings
+
+MISTAKE = 1
+FAILURE = 2
+
+
+class _Commands(click.Group):
+    """Commands whose usage errors exit as mistakes do: click's own 2 means failure here."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _usage_is_a_mistake():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_is_a_mistake():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_is_a_mistake() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        error.show()
+        raise click.exceptions.Exit(MISTAKE) from error
+
+
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """End the command with a message, not a traceback, where something foreseeable went wrong."""
+    try:
+        yield
+    except (SettingsError, DirectoryUnusable, StartError, StoreError) as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(MISTAKE if _is_mistake(error) else FAILURE) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Tell a mistake of the operator's, a store of another application among them, from failure."""
+    mistakes = (SettingsError, DirectoryUnusable, LayoutError)
+    return isinstance(error, mistakes) or isinstance(error.__cause__, LayoutError)
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Else $SIDECAR_CONFIG, else config/sidecar.toml, else /etc/sidecar/sidecar.toml.",
+)
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="sidecar", message="%(prog)s %(version)s")
+def main() -> None:
+    """Authenticate what calls your APIs, by the users and keys in Better Auth's database."""
+
+
+@main.command()
+@_config
+def run(config: Path | None) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    What is in flight then is answered, for as long as listen.timeouts.drain.
+    """
+    with _foreseen():
+        serve(load(find(config)))
+
+
+@main.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    metavar="N",
+    help="Where clients connect; 0: any free port.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the database there, for the next start too; else it goes at the end.",
+)
+def demo(port: int, directory: Path | None) -> None:
+    """Show it all at work, with lines to paste.
+
+    A store with an organization made up for it, a chat and an export API, and the sidecar in front
+    of them, for this machine alone. Prints an API key, a session cookie and what to try with them;
+    ends with Ctrl-C.
+    """
+    app_log.configure("info", as_text=True)
+    with _foreseen():
+        uvloop.run(demonstration.run(directory, port, Sidecar, click.echo))
+
+
+@main.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+def check(config: Path | None, as_json: bool) -> None:
+    """Check the configuration and the store.
+
+    Shows which Better Auth wrote the store and what each route demands. Starts nothing and changes
+    nothing; exits 1 with every mistake that was found.
+    """
+    report = _report_on(config)
+    if as_json:
+        click.echo(orjson.dumps(_as_json(report), option=orjson.OPT_INDENT_2))
+    else:
+        _show(report)
+    if report.problems:
+        click.get_current_context().exit(MISTAKE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What `check` found."""
+
+    config: str
+    problems: tuple[Problem, ...]
+    settings: Settings | None = None
+    """None where they are not valid."""
+    store: str | None = None
+    """Which Better Auth wrote the store, where it could be told."""
+
+
+def _report_on(config: Path | None) -> _Report:
+    try:
+        path = find(config)
+        settings = load(path)
+    except SettingsError as error:
+        return _Report(error.source, error.problems)
+    try:
+        found = asyncio.run(_look_into(settings))
+    except StoreError as error:
+        return _Report(str(path), (Problem("store.url", str(error)),), settings)
+    return _Report(str(path), (), settings, found)
+
+
+async def _look_into(settings: Settings) -> str:
+    store = SQLiteStore(settings.store.url.path, timeout_s=settings.store.timeout)
+    try:
+        return await store.inspect()
+    finally:
+        await store.close()
+
+
+def _as_json(report: _Report) -> dict[str, object]:
+    settings = report.settings
+    return {
+        "ok": not report.problems,
+        "config": report.config,
+        "problems": report.problems,
+        "store": settings and {"url": str(settings.store.url), "found": report.store},
+        "routes": [
+            {
+                "path": route.path,
+                "upstream": route.upstream,
+                "url": _url_of(settings, route),
+                "auth": route.auth,
+                "organization": route.organization,
+                "roles": route.roles,
+                "permissions": route.permissions,
+                "methods": route.methods,
+                "body_bytes": _body_bytes(settings, route),
+            }
+            for route in settings.routes
+        ]
+        if settings
+        else [],
+    }
+
+
+def _show(report: _Report) -> None:
+    settings = report.settings
+    if settings:
+        click.echo(f"config  {report.config}")
+        click.echo(f"store   {settings.store.url}: {report.store or 'not usable'}")
+        click.echo()
+        for line in _table([_COLUMNS, *(_cells(settings, route) for route in settings.routes)]):
+            click.echo(line)
+    if report.problems:
+        click.echo(str(SettingsError(report.config, report.problems)), err=True)
+
+
+_COLUMNS = ("PATH", "UPSTREAM", "AUTH", "ORGANIZATION", "ROLES", "PERMISSIONS", "METHODS", "BODY")
+_UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+
+
+def _cells(settings: Settings, route: Route) -> Sequence[str]:
+    actions = (
+        f"{resource}:{action}" for resource, names in route.permissions.items() for action in names
+    )
+    return (
+        route.path,
+        f"{route.upstream} ({_url_of(settings, route)})",
+        ", ".join(route.auth) or "public",
+        route.organization if route.auth else "-",
+        " or ".join(route.roles) or "-",
+        ", ".join(actions) or "-",
+        ", ".join(route.methods or ()) or "all",
+        _size(_body_bytes(settings, route)),
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield *rows* as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _url_of(settings: Settings, route: Route) -> str:
+    return ", ".join(map(str, settings.upstreams[route.upstream].urls))
+
+
+def _body_bytes(settings: Settings, route: Route) -> int:
+    return settings.listen.limits.body if route.body is None else route.body
+
+
+def _size(size: int) -> str:
+    """Return *size* as the configuration would write it."""
+    for unit, factor in _UNITS:
+        if size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size}B"

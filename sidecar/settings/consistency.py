@@ -1,0 +1,145 @@
+"""What settings must agree about.
+
+Looks at the file as it was written and skips whatever is wrong in itself, so that one mistake
+never hides another.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, TypeVar
+
+from sidecar.settings.addresses import HOST, PORT, UPSTREAM_URL
+from sidecar.settings.names import PATH
+from sidecar.settings.problems import value_at
+from sidecar.settings.sections import Admin, Listen, Route, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sidecar.settings.forms import Form
+    from sidecar.settings.problems import Mistake, Place
+
+    Tree = Mapping[str, object]
+    Address = tuple[str, int]
+
+T = TypeVar("T")
+
+_ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
+_LISTENERS: dict[str, type[Section]] = {"listen": Listen, "admin": Admin}
+
+
+def disagreements(tree: Tree) -> Iterator[Mistake]:
+    """Yield what is wrong between settings that may each be right."""
+    yield from _unknown_upstreams(tree)
+    yield from _paths_served_twice(tree)
+    yield from _sessions_without_secrets(tree)
+    yield from _demands_on_nobody(tree)
+    yield from _shared_listeners(tree)
+    yield from _upstreams_that_are_the_sidecar(tree)
+
+
+def _unknown_upstreams(tree: Tree) -> Iterator[Mistake]:
+    upstreams = value_at(tree, ("upstreams",))
+    if not isinstance(upstreams, dict) or not upstreams:
+        return
+    known = ", ".join(f'"{name}"' for name in upstreams)
+    for index, route in _routes(tree):
+        name = route.get("upstream")
+        if isinstance(name, str) and str(name) not in upstreams:
+            yield ("routes", index, "upstream"), f"no such upstream; there is {known}"
+
+
+def _paths_served_twice(tree: Tree) -> Iterator[Mistake]:
+    first: dict[str, int] = {}
+    for index, route in _routes(tree):
+        path = _valid(PATH, route.get("path"))
+        if path is not None and first.setdefault(path, index) != index:
+            yield ("routes", index, "path"), f"routes[{first[path]}] has the same path"
+
+
+def _sessions_without_secrets(tree: Tree) -> Iterator[Mistake]:
+    if value_at(tree, ("session", "secrets")) not in (None, []):
+        return
+    admitting = [index for index, route in _routes(tree) if "session" in _admitted(route)]
+    if admitting:
+        yield (
+            ("session", "secrets"),
+            f"needs Better Auth's secret: routes[{admitting[0]}] admits sessions",
+        )
+
+
+def _demands_on_nobody(tree: Tree) -> Iterator[Mistake]:
+    """A demand that no admitted credential meets or misses would look like a protection."""
+    for index, route in _routes(tree):
+        for setting, kind in (("roles", "session"), ("permissions", "api_key")):
+            if route.get(setting) and kind not in _admitted(route):
+                yield (
+                    ("routes", index, setting),
+                    f'binds nobody: the route\'s auth does not admit "{kind}"',
+                )
+
+
+def _shared_listeners(tree: Tree) -> Iterator[Mistake]:
+    listen, admin = _listener(tree, "listen"), _listener(tree, "admin")
+    if listen and admin and listen[1] == admin[1] != 0:
+        hosts = {listen[0], admin[0]}
+        if len(hosts) == 1 or hosts & _ANY_HOST:
+            yield (("admin", "port"), f"listen.port is {listen[1]} too: clients must not get here")
+
+
+def _upstreams_that_are_the_sidecar(tree: Tree) -> Iterator[Mistake]:
+    """Requests would go round in circles, or reach what only operators may see."""
+    upstreams = value_at(tree, ("upstreams",))
+    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
+        urls = value_at(upstream, ("urls",))
+        for index, raw in enumerate(urls if isinstance(urls, list) else ()):
+            url = _valid(UPSTREAM_URL, raw)
+            for section in _LISTENERS:
+                own = _listener(tree, section)
+                if url and own and _reaches(own, (url.host, url.port)):
+                    place: Place = ("upstreams", name, "urls", index)
+                    yield place, f"is the sidecar itself: see {section}.host and {section}.port"
+
+
+def _reaches(listener: Address, target: Address) -> bool:
+    hosts_meet = target[0] == listener[0] or (listener[0] in _ANY_HOST and _is_local(target[0]))
+    return hosts_meet and listener[1] == target[1]
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def _routes(tree: Tree) -> Iterator[tuple[int, dict[str, object]]]:
+    routes = value_at(tree, ("routes",))
+    for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        if isinstance(route, dict):
+            yield index, route
+
+
+def _admitted(route: dict[str, object]) -> list[object]:
+    default = list(Route.model_fields["auth"].default)
+    admitted = route.get("auth", default)
+    return [str(kind) for kind in admitted] if isinstance(admitted, list) else default
+
+
+def _listener(tree: Tree, section: str) -> Address | None:
+    fields = _LISTENERS[section].model_fields
+    written = value_at(tree, (section,)) or {}
+    if not isinstance(written, dict):
+        return None
+    host = _valid(HOST, written.get("host", fields["host"].default))
+    port = _valid(PORT, written.get("port", fields["port"].default))
+    return None if host is None or port is None else (host, port)
+
+
+def _valid(form: Form[T], value: object) -> T | None:
+    try:
+        return form.parse(value)
+    except ValueError:
+        return None

@@ -1,0 +1,112 @@
+"""Names that settings give: of headers, cookies, methods, roles, paths and upstreams; secrets."""
+
+import re
+from typing import Annotated, Final
+
+from pydantic import SecretStr
+
+from sidecar.settings.forms import TEXT, Form, text_matching
+
+MIN_SECRET_CHARACTERS: Final = 16
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # RFC 9110 section 5.6.2
+_IS_TOKEN = re.compile(_TOKEN)
+_NOT_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]")
+_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")  # RFC 3986 section 3.3, without escapes
+
+RESERVED_HEADERS: Final = frozenset(
+    (
+        # Who the caller is, as upstreams are told.
+        *("x-organization-id", "x-user-id", "x-organization-role", "x-auth-method"),
+        *("x-api-key-id", "x-internal-token", "x-request-id"),
+        # Where the request came from.
+        *("forwarded", "x-real-ip", "x-rewrite-url", "origin"),
+        # The other credential, and what RFC 9110, RFC 9112 and RFC 6265 need for themselves.
+        *("cookie", "set-cookie", "host", "content-length", "transfer-encoding", "te", "trailer"),
+        *("connection", "proxy-connection", "keep-alive", "upgrade", "http2-settings", "expect"),
+        *("proxy-authenticate", "proxy-authorization"),
+    )
+)
+RESERVED_PREFIXES: Final = ("x-forwarded-", "x-original-", "x-sidecar-", "access-control-")
+
+
+def _read_key_header(text: str) -> str | None:
+    if not _IS_TOKEN.fullmatch(text):
+        return None
+    name = text.lower()
+    # In every spelling that a CGI-like upstream merges with the header that is meant.
+    folded = _NOT_LETTER_OR_DIGIT.sub("-", name)
+    if folded in RESERVED_HEADERS or folded.startswith(RESERVED_PREFIXES):
+        raise ValueError("must be a header that has no other meaning")
+    return name
+
+
+def _read_cookie_name(text: str) -> str | None:
+    if text.startswith(("__Secure-", "__Host-")):
+        raise ValueError('must not begin with "__Secure-" or "__Host-": both are looked for anyway')
+    return text if _IS_TOKEN.fullmatch(text) else None
+
+
+def _read_role(text: str) -> str | None:
+    return None if "," in text else TEXT.read(text)
+
+
+def _read_path(text: str) -> str | None:
+    """Return a path in the one spelling that sidecar and upstream read alike."""
+    if not _PATH.fullmatch(text) or (text.endswith("/") and text != "/"):
+        return None
+    segments = text[1:].split("/")
+    # Some servers cut a segment at ";" before they look for dots.
+    if text != "/" and any(segment.split(";")[0] in {"", ".", ".."} for segment in segments):
+        return None
+    return text
+
+
+def _read_secret(text: str) -> SecretStr | None:
+    return SecretStr(text) if len(text) >= MIN_SECRET_CHARACTERS else None
+
+
+def _read_token(text: str) -> SecretStr | None:
+    """Return a secret that a header can carry and no upstream trims (RFC 9110 section 5.5)."""
+    if not all("!" <= character <= "~" for character in text):
+        return None
+    return _read_secret(text)
+
+
+KEY_HEADER = Form("header name", 'a header\'s name, such as "x-api-key"', _read_key_header)
+COOKIE_NAME = Form(
+    "cookie name", 'a cookie\'s name, such as "better-auth", without spaces', _read_cookie_name
+)
+METHOD = text_matching("method", 'an HTTP method in capitals, such as "GET"', r"[A-Z][A-Z-]{0,31}")
+ROLE = Form("role", "one role, without commas", _read_role)
+PATH = Form(
+    "path",
+    'a path such as "/v1/chat": without a query, percent escapes, "//", segments "." and "..",'
+    ' or "/" at its end',
+    _read_path,
+)
+UPSTREAM_NAME = text_matching(
+    "name", 'a name of at most 64 letters, digits, "-" and "_"', r"[A-Za-z0-9_-]{1,64}"
+)
+SECRET = Form(
+    "secret",
+    f"a secret of at least {MIN_SECRET_CHARACTERS} characters (Better Auth asks for 32)",
+    _read_secret,
+    secret=True,
+)
+INTERNAL_TOKEN = Form(
+    "token",
+    f"a secret of at least {MIN_SECRET_CHARACTERS} ASCII characters, without spaces",
+    _read_token,
+    secret=True,
+)
+
+KeyHeader = Annotated[str, KEY_HEADER]
+"""In lower case."""
+CookieName = Annotated[str, COOKIE_NAME]
+Method = Annotated[str, METHOD]
+Role = Annotated[str, ROLE]
+RoutePath = Annotated[str, PATH]
+UpstreamName = Annotated[str, UPSTREAM_NAME]
+Secret = Annotated[SecretStr, SECRET]
+InternalToken = Annotated[SecretStr, INTERNAL_TOKEN]

@@ -1,0 +1,247 @@
+"""The settings: one frozen model a section, with every setting's type, default and meaning.
+
+Defaults stand as the file would have them. What two settings must agree about is in
+`consistency.py`, so that it is reported beside the mistakes that a single value makes.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from sidecar.identity import CredentialKind
+from sidecar.settings.addresses import (
+    Host,
+    Origin,
+    Port,
+    ReaderOrigin,
+    StoreAddress,
+    TrustedNetwork,
+    UpstreamAddress,
+)
+from sidecar.settings.forms import NOT_OF_FORM, SWITCH, TEXT, whole_number
+from sidecar.settings.names import (
+    CookieName,
+    InternalToken,
+    KeyHeader,
+    Method,
+    Role,
+    RoutePath,
+    Secret,
+    UpstreamName,
+)
+from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
+
+Connections = Annotated[int, whole_number(1, 1_000_000)]
+Text = Annotated[str, TEXT]
+
+
+def setting(default: object, description: str) -> Any:
+    """Declare a setting that may be left out; its default is written as in the file."""
+    return Field(default, description=description)
+
+
+class Section(BaseModel):
+    """A table of the configuration file."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+
+class ListenTimeouts(Section):
+    """How long clients may take."""
+
+    headers: Duration = setting("10s", "from the first byte of a request's head to its last")
+    body: Duration = setting("30s", "between two pieces of a request's body")
+    idle: Duration = setting("75s", "between two requests of one connection")
+    drain: DurationOrZero = setting("30s", "on SIGTERM, for what is in flight")
+
+
+class ListenLimits(Section):
+    """How much clients may send."""
+
+    target: HeadSize = setting("8KiB", "the request's target; beyond: 414")
+    headers: HeadSize = setting("32KiB", "the request's head; beyond: 431")
+    header_count: Annotated[int, whole_number(1, 10_000)] = setting(
+        100, "the head's lines; beyond: 431"
+    )
+    body: Size = setting("10MiB", "the request's body; beyond: 413")
+
+
+class Listen(Section):
+    """Where clients connect."""
+
+    host: Host = setting("0.0.0.0", "the address to listen on")  # noqa: S104  # its purpose
+    port: Port = setting(8080, "the port to listen on; `0`: any free one")
+    max_connections: Connections = setting(20_000, "connections at once; beyond: 503, closed")
+    trusted_proxies: tuple[TrustedNetwork, ...] = setting(
+        (), "networks whose `Forwarded` and `X-Forwarded-*` are believed"
+    )
+    timeouts: ListenTimeouts = Field(default_factory=ListenTimeouts)
+    limits: ListenLimits = Field(default_factory=ListenLimits)
+
+
+class Admin(Section):
+    """Where the operator's tools ask for health. Not for clients."""
+
+    host: Host = setting("127.0.0.1", "the address to listen on")
+    port: Port = setting(9090, "the port to listen on; `0`: any free one")
+
+
+class StoreCache(Section):
+    """What is remembered of the store."""
+
+    entries: Annotated[int, whole_number(1, 10_000_000)] = setting(
+        100_000, "credentials remembered at once; the least used go first"
+    )
+    fresh: Duration = setting("1s", "how soon a change in the store is noticed")
+    negative: DurationOrZero = setting("10s", "how long an unknown credential stays unknown")
+    stale: DurationOrZero = setting(
+        "5m", "how long verified credentials live while the store is down"
+    )
+
+
+class Store(Section):
+    """Better Auth's database."""
+
+    url: StoreAddress = setting(
+        "sqlite:///var/sidecar.db",
+        "which database; three slashes: relative to the working directory, four: absolute",
+    )
+    timeout: Duration = setting("2s", "until a query is given up")
+    cache: StoreCache = Field(default_factory=StoreCache)
+
+
+class APIKey(Section):
+    """API keys."""
+
+    header: KeyHeader = setting("x-api-key", "the header that carries the key")
+    organization_field: Text = setting(
+        "organizationId", "where a key's metadata names its organization"
+    )
+
+
+class Session(Section):
+    """Session cookies."""
+
+    secrets: tuple[Secret, ...] = setting(
+        (),
+        "Better Auth's secret, and while it is rotated the one before;"
+        " needed where a route admits sessions",
+    )
+    cookie_prefix: CookieName = setting("better-auth", "Better Auth's `advanced.cookiePrefix`")
+    cookie_name: CookieName | None = setting(
+        None,
+        "the session cookie's whole name, where `advanced.cookies` gives it another",
+    )
+    trusted_origins: tuple[Origin, ...] = setting(
+        (), "other sites whose pages may make changes with the cookie"
+    )
+
+
+class IdentityHeaders(Section):
+    """What upstreams are told beside the caller's identity."""
+
+    internal_token: InternalToken | None = setting(
+        None, "sent as `x-internal-token`: proof that a request came through the sidecar"
+    )
+
+
+class Limits(Section):
+    """The rate limit of an API key."""
+
+    source: Literal["row", "config", "min"] = setting(
+        "row",
+        'which limit holds: the key\'s row (where it has none, this section); `"config"`: this'
+        ' section; `"min"`: the tighter',
+    )
+    requests: Annotated[int, whole_number(1, 1_000_000_000)] = setting(1000, "requests in a window")
+    window: Duration = setting("1h", "the window; it opens with its first request")
+
+
+class Log(Section):
+    """The log."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "the least severe messages that are logged"
+    )
+    format: Literal["json", "text"] = setting(
+        "json", 'one JSON object a line; `"text"`: for a terminal'
+    )
+    access: Annotated[bool, SWITCH] = setting(True, "whether each request is logged")
+
+
+class Upstream(Section):
+    """A service behind the sidecar. `NAME` is what routes call it."""
+
+    urls: tuple[UpstreamAddress, ...] = Field(
+        min_length=1, max_length=1, description="where it listens: exactly one"
+    )
+    host: Literal["client", "upstream"] = setting(
+        "client", "whose name `Host` tells: the client's own word; `\"upstream\"`: the URL's"
+    )
+    connect: Duration = setting("5s", "until a connect is given up")
+    response: Duration = setting("60s", "until the first byte of the response's head")
+    idle: Duration = setting("5m", "between two pieces of a response")
+    max_connections: Connections = setting(512, "connections at once; beyond: 503")
+
+
+class Route(Section):
+    """What is served under a path, by which upstream, to whom.
+
+    The longest path that matches decides.
+    """
+
+    path: RoutePath = Field(description="serves this path and all below it")
+    upstream: Text = Field(description="the name of the upstream that serves it")
+    auth: tuple[CredentialKind, ...] = setting(
+        ("api_key", "session"), "credentials that are admitted; `[]`: public"
+    )
+    organization: Literal["required", "optional"] = setting(
+        "required", "whether a caller without an organization is refused"
+    )
+    preflight: Literal["forward", "deny"] = setting(
+        "forward",
+        'what becomes of CORS preflights: forwarded without a credential; `"deny"`: treated like'
+        " any request",
+    )
+    origins: tuple[ReaderOrigin, ...] = setting((), "origins whose pages may read refusals")
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = setting(
+        None, "methods that are served (`GET` includes `HEAD`), others: 404; without it: all"
+    )
+    roles: tuple[Role, ...] = setting((), "sessions: the member needs any of these roles")
+    permissions: Mapping[Text, Annotated[tuple[Text, ...], Field(min_length=1)]] = setting(
+        {}, "API keys: the key needs all of these; resource to list of actions"
+    )
+    body: Size | None = setting(None, "the request's body, in place of `listen.limits.body`")
+
+    @field_validator("origins")
+    @classmethod
+    def _any_stands_alone(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in origins and len(origins) > 1:
+            raise PydanticCustomError(
+                NOT_OF_FORM, "{rule}", {"rule": 'must be origins, or "*" alone'}
+            )
+        return origins
+
+
+class Settings(Section):
+    """The configuration file.
+
+    Made by `load` or `parse`: only these see what settings must agree about.
+    """
+
+    listen: Listen = Field(default_factory=Listen)
+    admin: Admin = Field(default_factory=Admin)
+    store: Store = Field(default_factory=Store)
+    api_key: APIKey = Field(default_factory=APIKey)
+    session: Session = Field(default_factory=Session)
+    identity: IdentityHeaders = Field(default_factory=IdentityHeaders)
+    limits: Limits = Field(default_factory=Limits)
+    log: Log = Field(default_factory=Log)
+    upstreams: Mapping[UpstreamName, Upstream] = Field(
+        min_length=1, description="a table for each service: [upstreams.NAME]"
+    )
+    routes: tuple[Route, ...] = Field(min_length=1, description="a [[routes]] table for each path")

@@ -1,0 +1,302 @@
+"""Better Auth's database in a SQLite file, read and never written.
+
+Only an empty database is written to, once: `open` gives it Better Auth's tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import sqlite3
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from sidecar.store import records
+from sidecar.store.base import (
+    KeyRecord,
+    LayoutError,
+    SessionRecord,
+    StoreError,
+    StoreUnavailable,
+)
+from sidecar.store.layout import Layout, concerns, detect
+from sidecar.store.readers import Readers, Secret
+from sidecar.store.schema import create_tables
+from sidecar.store.statements import Statements, compose
+from sidecar.store.values import date_form
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from sidecar.store.readers import Row
+
+_T = TypeVar("_T")
+_Question = Literal["find_key", "find_session", "find_role", "ping"]
+
+_LOG = logging.getLogger(__name__)
+
+_READERS = 2
+_LOCK_SHARE = 0.8  # of the timeout is spent waiting for a lock, so that it can be told as such
+_ATTEMPTS = 3  # of one call, while the tables change under it
+_PASSING = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT))
+"""Errors that say nothing against the connection."""
+
+_STALE = frozenset((sqlite3.SQLITE_ERROR, None))
+"""Errors of a question that came too late: no such table, no such column; connection closed."""
+
+# Moves whenever a table is made, changed or dropped.
+_STAMP = "(SELECT v.schema_version FROM pragma_schema_version AS v)"
+_TABLES = (
+    "SELECT m.name FROM sqlite_master AS m"
+    " WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 10000"
+)
+_COLUMNS = "SELECT c.name FROM pragma_table_xinfo(?) AS c"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Database:
+    """The file that was found at the path, and what was found in it."""
+
+    file: tuple[int, int]
+    """Device and inode: another pair at the same path is another database."""
+    version: int
+    """The stamp that its rows carried when the layout was read."""
+    layout: Layout
+    statements: Statements
+    readers: Readers
+
+
+class SQLiteStore:
+    """A SQLite file as the store.
+
+    States: new -> open -> closed; `open` leads back from closed. While it is open, a file that is
+    replaced, or whose tables change, is noticed by the next call and read anew; a call while it is
+    gone raises StoreUnavailable. Tables are made by `open` alone: a file that turns up empty later
+    may still be on its way.
+    Memory: two connections, whatever the number of calls; calls wait for their turn.
+    """
+
+    def __init__(
+        self, path: Path, *, timeout_s: float = 2.0, create_tables_if_empty: bool = True
+    ) -> None:
+        self._path = path.absolute()
+        self._timeout_s = timeout_s
+        self._create_tables = create_tables_if_empty
+        self._closed = True
+        self._database: _Database | None = None
+        self._opening: asyncio.Task[_Database] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._closed = False
+        await self._bounded(self._current(create=self._create_tables))
+
+    async def inspect(self) -> str:
+        """Return in words which Better Auth wrote the database; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        return await self._bounded(self._inspect())
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+        if self._database is not None:
+            self._retire(self._database, "the store closes")
+        while self._background:
+            await asyncio.wait(self._background)
+
+    async def ping(self) -> None:
+        await self._ask("ping", Secret())
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        stored = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        layout, rows = await self._ask("find_key", Secret((stored,)))
+        return records.key_record(rows, interval_may_be_days=not layout.owner_may_be_organization)
+
+    async def find_session(self, token: str) -> SessionRecord | None:
+        if not _is_text(token):
+            return None
+        _, rows = await self._ask("find_session", Secret((token,)))
+        return records.session_record(rows)
+
+    async def find_role(self, user_id: str, organization_id: str) -> str | None:
+        if not _is_text(user_id + organization_id):
+            return None
+        _, rows = await self._ask("find_role", Secret((user_id, organization_id)))
+        return records.role_of(rows, user_id, organization_id)
+
+    async def _ask(self, question: _Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+        try:
+            return await self._bounded(self._answer(question, parameters))
+        except LayoutError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _answer(self, question: _Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+        failure: sqlite3.Error | None = None
+        for _ in range(_ATTEMPTS):
+            database = await self._current(create=False)
+            sql: str = getattr(database.statements, question)
+            try:
+                rows = await database.readers.fetch(sql, parameters)
+            except sqlite3.Error as error:
+                code = _code(error)
+                if code not in _PASSING:
+                    self._retire(database, "it failed")
+                if code not in _STALE:
+                    raise
+                failure = error
+            else:
+                if not rows or rows[0][-1] == database.version:
+                    return database.layout, rows
+                self._retire(database, "its tables changed")
+        message = f"{self._path}: its tables keep changing, or are views that do not work"
+        raise StoreUnavailable(message) from failure
+
+    async def _current(self, *, create: bool) -> _Database:
+        """Return the database that is at the path now, connected to anew where it is another."""
+        if self._closed:
+            raise StoreUnavailable(f"{self._path}: not open")
+        database = self._database
+        if database is not None and database.file == self._file():
+            return database
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect(create=create))
+            self._opening.add_done_callback(self._on_opened)
+        # All that wait share one attempt, which goes on if one of them gives up.
+        return await asyncio.shield(self._opening)
+
+    def _on_opened(self, opening: asyncio.Task[_Database]) -> None:
+        self._opening = None
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        if self._database is not None:
+            self._retire(self._database, "it was replaced")
+        self._database = opening.result()
+
+    async def _connect(self, *, create: bool) -> _Database:
+        file = self._file()  # before it is opened: if it is replaced meanwhile, the next call sees
+        readers = await Readers.open(self._path, _READERS, self._timeout_s * _LOCK_SHARE)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._examine(file, readers, create=create)
+        except BaseException:
+            await readers.close()
+            raise
+
+    async def _examine(self, file: tuple[int, int], readers: Readers, *, create: bool) -> _Database:
+        # The version first: a change between the two shows at the first question.
+        version, catalogue = await _version(readers), await _catalogue(readers)
+        if not catalogue and create:
+            await asyncio.to_thread(create_tables, self._path, self._timeout_s)
+            version, catalogue = await _version(readers), await _catalogue(readers)
+        layout = detect(catalogue)
+        return _Database(file, version, layout, compose(layout, _STAMP), readers)
+
+    async def _inspect(self) -> str:
+        self._file()
+        readers = await Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE)
+        try:
+            catalogue = await _catalogue(readers)
+            if not catalogue and self._create_tables:
+                return "empty; it gets the tables of Better Auth 1.7"
+            layout = detect(catalogue)
+            sample = await readers.fetch(compose(layout, _STAMP).sample_dates, Secret())
+            return layout.describe(date_form(sample[0][0]))
+        finally:
+            await readers.close()
+
+    async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
+        """Return what *work* gives within the timeout; every foreign exception becomes ours."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await work
+        except LayoutError as error:
+            raise LayoutError(f"{self._path}: {error}") from error
+        except StoreError:
+            raise
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        except TimeoutError as error:
+            message = f"{self._path}: no answer within {self._timeout_s:g} s"
+            raise StoreUnavailable(message) from error
+        except (OSError, RuntimeError) as error:  # no file handle, or no thread, to be had
+            raise StoreUnavailable(f"{self._path}: {type(error).__name__}: {error}") from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        """Return *error* as ours: its name alone, since its text may quote what was read."""
+        extended = getattr(error, "sqlite_errorcode", None)
+        match _code(error):
+            case sqlite3.SQLITE_NOTADB:
+                return LayoutError(f"{self._path}: not an SQLite database")
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                why = "locked by another process"
+            case sqlite3.SQLITE_READONLY if extended == sqlite3.SQLITE_READONLY_ROLLBACK:
+                why = "left in the middle of a change, which its application must open it to undo"
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+                why = "cannot be opened; in WAL mode its folder must be writable, for -wal and -shm"
+            case _:
+                why = getattr(error, "sqlite_errorname", None) or type(error).__name__
+        return StoreUnavailable(f"{self._path}: {why}")
+
+    def _file(self) -> tuple[int, int]:
+        """Return the device and inode of the file at the path."""
+        try:
+            found = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreUnavailable(f"{self._path}: no such file") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreUnavailable(f"{self._path}: not a file")
+        return found.st_dev, found.st_ino
+
+    def _retire(self, database: _Database, why: str) -> None:
+        """Ask *database* nothing more, and close it when its last answers are given."""
+        if self._database is database:
+            _LOG.info("%s: let go, since %s", self._path, why)
+            self._database = None
+            self._later(database.readers.close())
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _version(readers: Readers) -> int:
+    ((version,),) = await readers.fetch(f"SELECT {_STAMP}", Secret())
+    return int(str(version))
+
+
+async def _catalogue(readers: Readers) -> dict[str, list[str]]:
+    """Return the tables and views by name, with the columns of those that may be Better Auth's."""
+    names = [str(name) for (name,) in await readers.fetch(_TABLES, Secret())]
+    return {name: await _columns(readers, name) if concerns(name) else [] for name in names}
+
+
+async def _columns(readers: Readers, table: str) -> list[str]:
+    try:
+        rows = await readers.fetch(_COLUMNS, Secret((table,)))
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_ERROR:
+            raise
+        raise LayoutError(f"the view {table} does not work: {error}") from error
+    return [str(name) for (name,) in rows]
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """Return the primary result code, without what refines it in its upper bytes."""
+    extended: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if extended is None else extended & 0xFF
+
+
+def _is_text(value: str) -> bool:
+    """Whether a database could hold *value*: no lone surrogates, which come of broken UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""A store in memory, for tests of what stands above it."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from typing import TYPE_CHECKING, TypeVar
+
+from sidecar.store.base import StoreUnavailable
+
+if TYPE_CHECKING:
+    from sidecar.store.base import KeyRecord, SessionRecord
+
+T = TypeVar("T")
+
+
+class MemoryStore:
+    """Keeps records that tests put in, and counts what it is asked.
+
+    `available = False` makes it answer nothing; a `gate` holds back each answer until its future is
+    done, and then it tells what it knew when it was asked, as a database's snapshot does.
+    """
+
+    def __init__(self) -> None:
+        self.available = True
+        self.gate: asyncio.Future[None] | None = None
+        self.broken: Exception | None = None
+        """Raised instead of an answer, for a store with a bug."""
+        self.queries = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._keys: dict[bytes, KeyRecord] = {}
+        self._sessions: dict[str, SessionRecord] = {}
+        self._roles: dict[tuple[str, str], str] = {}
+
+    def put_key(self, raw: str | bytes, record: KeyRecord) -> None:
+        """Store *record* under the raw key's digest."""
+        self._keys[_digest(raw)] = record
+
+    def remove_key(self, raw: str | bytes) -> None:
+        del self._keys[_digest(raw)]
+
+    def put_session(self, token: str, record: SessionRecord) -> None:
+        self._sessions[token] = record
+
+    def remove_session(self, token: str) -> None:
+        del self._sessions[token]
+
+    def put_role(self, user_id: str, organization_id: str, role: str) -> None:
+        """Store a role that only `find_role` tells; an account tells its own."""
+        self._roles[user_id, organization_id] = role
+
+    def remove_role(self, user_id: str, organization_id: str) -> None:
+        del self._roles[user_id, organization_id]
+
+    async def open(self) -> None:
+        await self.ping()
+
+    async def close(self) -> None:
+        pass
+
+    async def ping(self) -> None:
+        if not self.available:
+            raise StoreUnavailable("switched off")
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        return await self._answer(self._keys.get(digest))
+
+    async def find_session(self, token: str) -> SessionRecord | None:
+        return await self._answer(self._sessions.get(token))
+
+    async def find_role(self, user_id: str, organization_id: str) -> str | None:
+        return await self._answer(self._roles.get((user_id, organization_id)))
+
+    async def _answer(self, record: T) -> T:
+        self.queries += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            # Always a turn of the loop later, as any store over a thread or a socket.
+            await (asyncio.sleep(0) if self.gate is None else asyncio.shield(self.gate))
+        finally:
+            self.in_flight -= 1
+        if self.broken is not None:
+            raise self.broken
+        if not self.available:
+            raise StoreUnavailable("switched off")
+        return record
+
+
+def _digest(raw: str | bytes) -> bytes:
+    return sha256(raw.encode() if isinstance(raw, str) else raw).digest()

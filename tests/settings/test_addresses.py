@@ -1,0 +1,179 @@
+"""Hosts, networks, origins and URLs."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.settings import StoreURL, UpstreamURL
+from sidecar.settings.addresses import HOST, NETWORK, ORIGIN, READER_ORIGIN, STORE_URL, UPSTREAM_URL
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "authority"),
+    [
+        pytest.param("http://127.0.0.1:9001", "127.0.0.1", 9001, "127.0.0.1:9001", id="ipv4"),
+        pytest.param("http://[::1]:9001", "::1", 9001, "[::1]:9001", id="ipv6"),
+        pytest.param("http://[FD00::A]", "fd00::a", 80, "[fd00::a]", id="ipv6-without-port"),
+        pytest.param("http://chat", "chat", 80, "chat", id="name"),
+        pytest.param("http://chat_api:80", "chat_api", 80, "chat_api", id="container-name"),
+        pytest.param(
+            "HTTP://Chat.Example:81", "chat.example", 81, "chat.example:81", id="capitals"
+        ),
+    ],
+)
+def test_an_upstream_url_gives_host_port_and_authority(
+    text: str, host: str, port: int, authority: str
+) -> None:
+    url = UPSTREAM_URL.parse(text)
+    assert (url.host, url.port, url.authority) == (host, port, authority)
+    assert str(url) == f"http://{authority}"
+
+
+@given(
+    host=st.ip_addresses().map(str)
+    | st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z])?", fullmatch=True),
+    port=st.integers(1, 65535),
+)
+def test_an_upstream_url_reads_back_what_it_writes(host: str, port: int) -> None:
+    url = UpstreamURL(host, port)
+    assert UPSTREAM_URL.parse(str(url)) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("127.0.0.1:9001", id="no-scheme"),
+        pytest.param("https://chat", id="https"),
+        pytest.param("unix:/run/chat.sock", id="unix"),
+        pytest.param("http://", id="no-host"),
+        pytest.param("http://:9001", id="port-alone"),
+        pytest.param("http://chat/", id="slash"),
+        pytest.param("http://chat/v1", id="path"),
+        pytest.param("http://chat?x=1", id="query"),
+        pytest.param("http://chat#x", id="fragment"),
+        pytest.param("http://user:password@chat", id="userinfo"),
+        pytest.param("http://chat:0", id="port-0"),
+        pytest.param("http://chat:65536", id="port-65536"),
+        pytest.param("http://chat:", id="empty-port"),
+        pytest.param("http://::1:9001", id="ipv6-without-brackets"),
+        pytest.param("http://[127.0.0.1]", id="ipv4-in-brackets"),
+        pytest.param("http://[fe80::1%25eth0]", id="zone"),
+        pytest.param("http://10.1", id="short-ipv4"),
+        pytest.param("http://256.0.0.1", id="no-ipv4"),
+        pytest.param("http://a b", id="space"),
+        pytest.param("http://chat\r\nx: y", id="line-break"),
+        pytest.param("http://münchen.example", id="not-ascii"),
+    ],
+)
+def test_an_upstream_url_is_scheme_host_and_port_alone(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^must be "http://host" or "http://host:port"'):
+        UPSTREAM_URL.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        pytest.param("sqlite:///var/sidecar.db", "var/sidecar.db", id="relative"),
+        pytest.param("sqlite:////srv/auth.db", "/srv/auth.db", id="absolute"),
+        pytest.param("sqlite:///a b%20c.db", "a b%20c.db", id="no-decoding"),
+    ],
+)
+def test_a_store_url_has_sqlalchemys_form(text: str, path: str) -> None:
+    assert STORE_URL.parse(text) == StoreURL(Path(path))
+    assert str(STORE_URL.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("sqlite://auth.db", "sqlite:///relative.db", id="two-slashes"),
+        pytest.param("sqlite:///", "sqlite:///relative.db", id="empty"),
+        pytest.param("sqlite:///var/", "sqlite:///relative.db", id="directory"),
+        pytest.param("sqlite:///a\0b", "sqlite:///relative.db", id="nul"),
+        pytest.param("auth.db", "sqlite:///relative.db", id="path"),
+        pytest.param("postgresql://u@h/db", "sqlite:///relative.db", id="another-database"),
+        pytest.param("sqlite+aiosqlite:///auth.db", "sqlite:///relative.db", id="driver"),
+        pytest.param("sqlite:///:memory:", "empty at every start", id="memory"),
+        pytest.param("sqlite:///auth.db?mode=ro", "without a query", id="query"),
+    ],
+)
+def test_any_other_store_url_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        STORE_URL.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000", "tauri://localhost"],
+)
+def test_an_origin_as_browsers_send_it_is_kept_as_it_is(text: str) -> None:
+    assert ORIGIN.parse(text) == text
+    assert READER_ORIGIN.parse(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("null", id="null"),
+        pytest.param("app.example.com", id="no-scheme"),
+        pytest.param("https://app.example.com/", id="slash"),
+        pytest.param("https://App.example.com", id="capital"),
+        pytest.param("HTTPS://app.example.com", id="capital-scheme"),
+        pytest.param("https://app.example.com:443", id="https-port"),
+        pytest.param("http://app.example.com:80", id="http-port"),
+        pytest.param("http://app.example.com:08080", id="leading-zero"),
+        pytest.param("https://*.example.com", id="wildcard"),
+        pytest.param("https://user@app.example.com", id="userinfo"),
+        pytest.param("https://app.example.com https://b.example.com", id="two"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
+    """It would never match, and nobody would know why."""
+    for form in (ORIGIN, READER_ORIGIN):
+        with pytest.raises(ValueError, match=r"^must be an origin as browsers send it"):
+            form.parse(text)
+
+
+def test_any_origin_may_read_but_none_is_trusted_unnamed() -> None:
+    assert READER_ORIGIN.parse("*") == "*"
+    with pytest.raises(ValueError, match="must be an origin"):
+        ORIGIN.parse("*")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "fd00::/8", "::1", "0.0.0.0/0"])
+def test_a_network_is_an_address_with_or_without_a_prefix(text: str) -> None:
+    assert NETWORK.parse(text) == ip_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("10.0.0.1/8", "bits are set beyond its prefix", id="host-bits"),
+        pytest.param("10.0.0.0/33", "must be a network such as", id="prefix"),
+        pytest.param("proxy.example.com", "must be a network such as", id="name"),
+        pytest.param("", "must be a network such as", id="empty"),
+    ],
+)
+def test_what_is_not_a_network_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NETWORK.parse(text)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1", "::", "localhost", "a.b-c.example", "Chat_1"])
+def test_a_host_is_an_address_or_a_name(text: str) -> None:
+    assert HOST.parse(text) == text.lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "[::1]", "a..b", "-a", "a.", "1.2.3", "host:80", "a" * 64, "a." * 127 + "ab"]
+)
+def test_what_no_resolver_takes_for_one_host_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must be an IP address or a host name$"):
+        HOST.parse(text)

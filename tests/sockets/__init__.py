@@ -1,0 +1,1 @@
+"""Conversations over real sockets: what only the whole sidecar can show."""

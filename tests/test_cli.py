@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar import __version__
+from sidecar.cli import main
+from sidecar.store.schema import create
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from click.testing import Result
+
+SECRET = "a-secret-that-no-output-may-hold"
+CONFIG = """
+[listen]
+host = "127.0.0.1"
+port = {port}
+[admin]
+port = 0
+[store]
+url = "sqlite:///{database}"
+[session]
+secrets = ["{secret}"]
+[upstreams.chat]
+urls = ["http://127.0.0.1:9001"]
+[[routes]]
+path = "/v1/chat"
+upstream = "chat"
+[[routes]]
+path = "/v1/chat/admin"
+upstream = "chat"
+auth = ["session", "api_key"]
+organization = "optional"
+roles = ["owner", "admin"]
+permissions = {{ chat = ["read", "write"] }}
+methods = ["GET", "POST"]
+body = "1536B"
+[[routes]]
+path = "/status"
+upstream = "chat"
+auth = []
+body = "64KiB"
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "auth.db"
+    create(path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, database: Path) -> Path:
+    return write_config(tmp_path, database)
+
+
+def write_config(directory: Path, database: Path, port: int = 0) -> Path:
+    path = directory / "sidecar.toml"
+    path.write_text(CONFIG.format(port=port, database=database, secret=SECRET))
+    return path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="sidecar")
+
+
+def test_the_version_is_printed() -> None:
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"sidecar {__version__}\n")
+
+
+def test_help_names_every_command() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for command in ("run", "check", "demo"):
+        assert f"\n  {command} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "Usage: sidecar", id="no-command"),
+        pytest.param(["walk"], "No such command", id="unknown-command"),
+        pytest.param(["--walk"], "No such option", id="unknown-option"),
+        pytest.param(["run", "--walk"], "No such option", id="unknown-option-of-a-command"),
+        pytest.param(["run", "here"], "unexpected extra argument", id="extra-argument"),
+        pytest.param(["check", "--config"], "requires an argument", id="value-missing"),
+        pytest.param(["demo", "--port", "http"], "not a valid integer", id="no-number"),
+        pytest.param(["demo", "--port", "65536"], "not in the range", id="no-port"),
+        pytest.param(["demo", "--dir", __file__], "is a file", id="no-directory"),
+    ],
+)
+def test_a_mistake_in_the_arguments_exits_1_and_is_told_on_stderr(
+    arguments: list[str], message: str
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_every_mistake_in_the_configuration_is_told_at_once(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "sidecar.toml"
+    path.write_text('[upstreams.chat]\nurls = ["ftp://x"]\n[listen]\nport = 70000\n')
+    result = invoke(command, "--config", path)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    first, *others = result.stderr.splitlines()
+    assert first == f"{path}: 3 problems"
+    assert [line.split(":")[0].strip() for line in others] == [
+        "upstreams.chat.urls[0]",
+        "listen.port",
+        "routes",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_configuration_that_is_not_there_is_a_mistake(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "missing.toml"
+    result = invoke(command, "--config", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{path}: cannot be read: no such file or directory\n"
+
+
+def test_the_configuration_is_found_by_the_environment(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDECAR_CONFIG", str(config))
+    result = invoke("check")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"config  {config}\n")
+
+
+def test_check_shows_the_store_and_what_each_route_demands(config: Path, database: Path) -> None:
+    result = invoke("check", "--config", config)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"config  {config}\n"
+        f"store   sqlite:///{database}: Better Auth 1.5 to 1.7 (keys belong to their referenceId);"
+        " camelCase columns; no dates yet; with bans\n"
+        "\n"
+        "PATH            UPSTREAM                      AUTH              ORGANIZATION"
+        "  ROLES           PERMISSIONS            METHODS    BODY\n"
+        "/v1/chat        chat (http://127.0.0.1:9001)  api_key, session  required    "
+        "  -               -                      all        10MiB\n"
+        "/v1/chat/admin  chat (http://127.0.0.1:9001)  session, api_key  optional    "
+        "  owner or admin  chat:read, chat:write  GET, POST  1536B\n"
+        "/status         chat (http://127.0.0.1:9001)  public            -           "
+        "  -               -                      all        64KiB\n"
+    )
+
+
+def test_check_prints_the_same_as_one_json_document(config: Path, database: Path) -> None:
+    result = invoke("check", "--config", config, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert document["ok"] is True
+    assert document["config"] == str(config)
+    assert document["problems"] == []
+    assert document["store"]["url"] == f"sqlite:///{database}"
+    assert document["store"]["found"].startswith("Better Auth 1.5 to 1.7")
+    assert [route["path"] for route in document["routes"]] == [
+        "/v1/chat",
+        "/v1/chat/admin",
+        "/status",
+    ]
+    assert document["routes"][1] == {
+        "path": "/v1/chat/admin",
+        "upstream": "chat",
+        "url": "http://127.0.0.1:9001",
+        "auth": ["session", "api_key"],
+        "organization": "optional",
+        "roles": ["owner", "admin"],
+        "permissions": {"chat": ["read", "write"]},
+        "methods": ["GET", "POST"],
+        "body_bytes": 1536,
+    }
+
+
+def test_check_tells_mistakes_as_json_too(tmp_path: Path) -> None:
+    path = tmp_path / "sidecar.toml"
+    path.write_text(CONFIG.format(port=70000, database="x.db", secret=SECRET))
+    result = invoke("check", "--config", path, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert (document["ok"], document["store"], document["routes"]) == (False, None, [])
+    (problem,) = document["problems"]
+    assert problem["place"] == "listen.port"
+    assert "65535" in problem["message"]
+
+
+def not_a_database(path: Path) -> None:
+    path.write_text("no database" * 1000)
+
+
+def another_applications(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE books (title TEXT)")
+
+
+def nothing(path: Path) -> None:
+    """No file at all."""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(nothing, "no such file", id="missing"),
+        pytest.param(not_a_database, "not an SQLite database", id="no-database"),
+        pytest.param(another_applications, "not Better Auth's database", id="another-application"),
+    ],
+)
+def test_check_tells_what_is_wrong_with_the_store(
+    tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    database = tmp_path / "store.db"
+    make(database)
+    path = write_config(tmp_path, database)
+    result = invoke("check", "--config", path)
+    assert result.exit_code == 1
+    head, problem = result.stderr.splitlines()
+    assert head == f"{path}: 1 problem"
+    assert problem.startswith("  store.url: ")
+    assert message in problem
+    assert "/v1/chat/admin" in result.stdout  # what is right is shown all the same
+
+    document = json.loads(invoke("check", "--config", path, "--json").stdout)
+    assert document["ok"] is False
+    assert message in document["problems"][0]["message"]
+    assert document["store"]["found"] is None
+
+
+def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_check_changes_nothing(config: Path, database: Path, journal: str) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+    before = snapshot(config.parent)
+    assert invoke("check", "--config", config).exit_code == 0
+    after = snapshot(config.parent)
+    # Where nobody else has it open, SQLite makes these two of any database in WAL mode.
+    for name in ("auth.db-shm", "auth.db-wal"):
+        after.pop(name, None)
+    assert after == before
+
+
+def test_check_makes_no_tables_in_an_empty_database(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    path = write_config(tmp_path, tmp_path / "empty.db")
+    before = snapshot(tmp_path)
+    result = invoke("check", "--config", path)
+    assert result.exit_code == 0
+    assert "empty; it gets the tables of Better Auth 1.7" in result.stdout
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_check_shows_no_secret(config: Path, arguments: list[str]) -> None:
+    result = invoke("check", "--config", config, *arguments)
+    assert SECRET not in result.output
+
+
+@dataclass
+class Process:
+    """The command in a process of its own, with what it printed so far."""
+
+    process: asyncio.subprocess.Process
+    stderr: str = ""
+
+    async def wait_for(self, text: str) -> str:
+        """Read stderr up to the line that holds *text*, and return that line."""
+        assert self.process.stderr is not None
+        while line := (await self.process.stderr.readline()).decode():
+            self.stderr += line
+            if text in line:
+                return line
+        raise AssertionError(f"{text!r} never came in {self.stderr!r}")
+
+    async def end(self) -> tuple[int, str]:
+        """Return the exit code and stdout."""
+        stdout, stderr = await self.process.communicate()
+        self.stderr += stderr.decode()
+        assert self.process.returncode is not None
+        return self.process.returncode, stdout.decode()
+
+
+@asynccontextmanager
+async def started(*arguments: str | Path, **environment: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "sidecar"),
+        *map(str, arguments),
+        env=os.environ | environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Process(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def completed(*arguments: str | Path) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of the command in a process of its own."""
+    async with started(*arguments) as command:
+        code, stdout = await command.end()
+        return code, stdout, command.stderr
+
+
+async def test_as_a_process_results_are_on_stdout(config: Path) -> None:
+    assert await completed("--version") == (0, f"sidecar {__version__}\n", "")
+    code, stdout, stderr = await completed("check", "--config", config)
+    assert (code, stderr) == (0, "")
+    assert stdout.endswith("64KiB\n")
+
+
+async def test_as_a_process_mistakes_exit_1_and_are_on_stderr(tmp_path: Path) -> None:
+    code, stdout, stderr = await completed("run", "--config", tmp_path / "missing.toml")
+    assert (code, stdout) == (1, "")
+    assert "Traceback" not in stderr
+    assert (await completed("walk"))[:2] == (1, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_run_serves_until_it_is_told_to_stop_and_exits_0(
+    config: Path, number: signal.Signals
+) -> None:
+    async with started("run", "--config", config) as command:
+        port = int((await command.wait_for("serving on")).split()[-1].rstrip('"}'))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v1/chat HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        command.process.send_signal(number)
+        code, stdout = await command.end()
+    assert code == 0
+    assert [json.loads(line)["status"] for line in stdout.splitlines()] == [401]
+    assert "Traceback" not in command.stderr
+
+
+async def test_run_on_a_port_that_is_taken_exits_2_and_says_which(
+    tmp_path: Path, database: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = write_config(tmp_path, database, port)
+        code, stdout, stderr = await completed("run", "--config", config)
+    assert (code, stdout) == (2, "")
+    assert f"cannot listen on 127.0.0.1 port {port}" in stderr
+    assert "Traceback" not in stderr
+
+
+async def test_run_on_a_store_of_another_application_exits_1_and_says_so(
+    tmp_path: Path,
+) -> None:
+    another_applications(tmp_path / "books.db")
+    config = write_config(tmp_path, tmp_path / "books.db")
+    code, stdout, stderr = await completed("run", "--config", config)
+    assert (code, stdout) == (1, "")
+    assert "not Better Auth's database" in stderr
+    assert "Traceback" not in stderr
