@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from sidecar.errors import BAD_HOST, BAD_TARGET, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sidecar.identity import Demand
 
@@ -31,6 +31,8 @@ _ENCODED_DELIMITER = re.compile(rb"%(?:2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # Longer UTF-8 forms of ASCII characters (RFC 3629 section 3 forbids them; lax decoders read "/").
 _OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+# What RFC 3986 section 3.3 lets a segment carry behind its name, and servlet containers drop.
+_PARAMETER = re.compile(rb";[^/]*")
 # RFC 3986 section 3.2.2 and 3.2.3; what stands in brackets is judged no further.
 _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._\-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
@@ -77,20 +79,42 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._by_prefix = {route.prefix.rstrip(b"/"): route for route in routes}
+        self._longest = max(map(len, self._by_prefix), default=0)
 
     def match(self, path: bytes) -> Route | None:
         """Return the route of *path* (checked by `parse_target`), or None.
 
-        Comparison is by byte: `/V1/chat` is not `/v1/chat` to an upstream, so neither to us.
+        Comparison is by byte: `/V1/chat` is not `/v1/chat` to an upstream, so neither to us. But
+        `/%61dmin` is `/admin` to most, and `/admin;x` to some: a path has no route if an upstream
+        may read it as one of another route, unless that one demands nothing.
         """
+        route = self._match(path)
+        if b"%" in path or b";" in path:
+            others = {self._match(reading) for reading in _readings(path)} - {route}
+            if not all(other is not None and other.is_public for other in others):
+                return None
+        return route
+
+    def _match(self, path: bytes) -> Route | None:
         routes = self._by_prefix
         prefix = path
+        if len(path) > self._longest:
+            # Begins with no more segments than any route has, however many the path has.
+            prefix = path[: path.rfind(b"/", 0, self._longest + 1)]
         while prefix:
             route = routes.get(prefix)
             if route is not None:
                 return route
             prefix = prefix[: prefix.rfind(b"/")]
         return routes.get(b"")
+
+
+def _readings(path: bytes) -> Iterator[bytes]:
+    """Yield *path* as upstreams may read it: decoded or not, with parameters or without."""
+    once = unquote_to_bytes(path)
+    for reading in (path, once, unquote_to_bytes(once)):
+        yield reading
+        yield _PARAMETER.sub(b"", reading)
 
 
 def parse_target(target: bytes, host: bytes) -> Target:
@@ -147,6 +171,12 @@ def _is_ambiguous(path: bytes) -> bool:
         or _CONTROL.search(path) is not None
         or _ENCODED_DELIMITER.search(path) is not None
         or _OVERLONG.search(path) is not None
-        # A parameter does not hide a dot segment: "..;x" is ".." to servlet containers.
-        or any(segment.partition(b";")[0] in (b".", b"..") for segment in path.split(b"/"))
+        or any(_is_odd(segment) for segment in path.split(b"/"))
     )
+
+
+def _is_odd(segment: bytes) -> bool:
+    """Tell whether a segment may be dropped, or drop another, where it is read."""
+    # A parameter hides nothing: "..;x" is ".." to servlet containers, and ";x" no segment at all.
+    name, mark, _ = segment.partition(b";")
+    return name in (b".", b"..") or bool(mark and not name)

@@ -175,7 +175,8 @@ class Downstream(asyncio.Protocol):
                 self.resume_reading()
             if self._held:
                 self._advance()
-        elif self._held:
+        elif self._held or not exchange.is_last:
+            # A client that was told of the end only now may have sent the next request already.
             self._linger()
         else:
             self._close()

@@ -109,6 +109,8 @@ class Exchange:
     _upstream_s: float | None = None
     _status = 0
     _reason = "ok"
+    is_last = False
+    """Whether the client said that no request follows."""
     bytes_in = 0
     bytes_out = 0
 
@@ -119,6 +121,8 @@ class Exchange:
         self._method = head.method
         self._version = head.version
         self._persist = head.keep_alive
+        if not head.keep_alive:
+            self.is_last = True
         self._origin = head.origins[0] if len(head.origins) == 1 else b""
         peer = client.peer
         self._client_address = plane.trusted.client(peer, head) if peer.is_trusted else peer.address
@@ -159,6 +163,7 @@ class Exchange:
             self._target = head.check()
         except Refused as refused:
             self._persist = False
+            self.is_last = False  # nothing that it said counts
             self._refuse(refused.refusal)
             return
         self._decide(head, self._target)

@@ -49,14 +49,15 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen. Raises OSError where the address cannot be had."""
-        runner = self._runner = web.ServerRunner(_DownstreamServer(self._plane))
+        runner = web.ServerRunner(_DownstreamServer(self._plane))
         await runner.setup()
-        self._site = web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG)
+        site = web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG)
         try:
-            await self._site.start()
+            await site.start()
         except OSError:
             await runner.cleanup()
             raise
+        self._runner, self._site = runner, site
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
 
     @property

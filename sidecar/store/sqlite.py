@@ -74,8 +74,9 @@ class SQLiteStore:
 
     States: new -> open -> closed; `open` leads back from closed. While it is open, a file that is
     replaced, or whose tables change, is noticed by the next call and read anew; a call while it is
-    gone raises StoreUnavailable. Tables are made by `open` alone: a file that turns up empty later
-    may still be on its way.
+    gone raises StoreUnavailable. So it is after an `open` that failed: every call tries again.
+    Tables are made by `open` alone: a file that turns up empty later may still be on its way.
+    Its threads end with `close` alone, which is due after an `open` that failed, too.
     Memory: two connections, whatever the number of calls; calls wait for their turn.
     """
 

@@ -412,7 +412,7 @@ ANSWERS = {
         request=GET_BY_1_0,
         exchanges=((FORWARDED, b"HTTP/1.1 200 OK\r\n\r\nhello"),),
         response=b"HTTP/1.1 200 OK\r\n" + OURS + b"Connection: close\r\n\r\nhello",
-        end="closed",
+        end="eof",
         upstream_ends=True,
         upstream_end="closed",
         log=({"bytes_out": 5},),
@@ -429,7 +429,7 @@ ANSWERS = {
             ),
         ),
         response=b"HTTP/1.1 200 OK\r\n" + OURS + b"Connection: close\r\n\r\nhi",
-        end="closed",
+        end="eof",
         log=({"bytes_out": 2},),
     ),
     "interim": answered(

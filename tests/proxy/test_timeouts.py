@@ -185,7 +185,7 @@ async def test_an_upstream_that_takes_the_body_slowly(talk: Conversation) -> Non
     )
     for _ in range(5):
         client.send(b"x" * 100 * KIB)
-    for _ in range(6):
+    for _ in range(4):
         await talk.wait(RESPONSE_S * JUST_UNDER)
         talk.upstream.read(110 * KIB)
         await talk.settle()

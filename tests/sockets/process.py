@@ -34,6 +34,7 @@ class SidecarProcess:
         ]
         self.port = 0
         self.admin_port = 0
+        self._clients: list[Client] = []
 
     @property
     def pid(self) -> int:
@@ -51,11 +52,14 @@ class SidecarProcess:
         return Path(f"/proc/{self.pid}/cmdline").read_bytes()
 
     async def connect(self) -> Client:
-        return await connect(self.port)
+        """Connect; what is not closed before is closed at the end."""
+        client = await connect(self.port)
+        self._clients.append(client)
+        return client
 
     async def ask(self, request: bytes) -> Response:
         """Send one request on a connection of its own and read the response."""
-        client = await self.connect()
+        client = await connect(self.port)
         try:
             return await client.ask(request)
         finally:
@@ -101,7 +105,9 @@ class SidecarProcess:
         return await self.wait()
 
     async def kill(self) -> None:
-        """End it if it still runs."""
+        """End it if it still runs, and let go of it."""
+        for client in self._clients:
+            client.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self.wait()

@@ -228,8 +228,13 @@ async def upstream() -> AsyncIterator[RecordingUpstream]:
     await made.stop()
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
-@pytest.mark.parametrize("trusted", [False, True], ids=["untrusted", "trusted"])
+@pytest.mark.parametrize(
+    ("log_format", "trusted"),
+    [
+        pytest.param("json", False, id="json-untrusted"),
+        pytest.param("text", True, id="text-trusted"),
+    ],
+)
 async def test_threat_39_no_secret_is_put_out(
     world: World, upstream: RecordingUpstream, log_format: str, trusted: bool
 ) -> None:
@@ -252,7 +257,7 @@ async def test_threat_39_no_secret_is_put_out(
         timeouts = {{ headers = "500ms", drain = "5s" }}
         [store]
         url = "sqlite:///{world.path}"
-        timeout = "200ms"
+        timeout = "50ms"
         cache = {{ fresh = "10ms", negative = "10ms" }}
         [session]
         secrets = ["env:BETTER_AUTH_SECRET", "env:INTERNAL_TOKEN"]

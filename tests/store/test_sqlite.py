@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 SHORT_S = 0.2
 """The timeout of stores that are going to run into it."""
 
+# Some twenty seconds: endless for a test, yet the thread of a test that fails does end.
 ENDLESS_KEYS = (
-    "SELECT * FROM stored_keys WHERE"
-    " (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n)"
+    "SELECT * FROM stored_keys WHERE (WITH RECURSIVE n(x) AS"
+    " (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 100000000) SELECT count(*) FROM n)"
 )
-ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+ENDLESS = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 100000000)"
+    " SELECT count(*) FROM n"
+)
 
 WRITER = """
 import sqlite3, sys
@@ -237,6 +241,29 @@ class TestOpen:
             LayoutError, match="the view apikey does not work: no such function: no_such_function"
         ):
             await SQLiteStore(database.path).open()
+
+
+class TestTextThatIsNotUtf8:
+    """SQLite keeps any bytes as text; only who stored them is to suffer for it."""
+
+    async def test_metadata_is_unreadable(self, database: BetterAuthDatabase, key: MadeKey) -> None:
+        database.execute("""UPDATE apikey SET metadata = CAST(x'7b22ff223a317d' AS text)""")
+
+        async with opened(database.path) as store:
+            record = await store.find_key(key.digest)
+
+        assert record is not None
+        assert not record.readable
+
+    async def test_a_role_can_be_told_from_every_good_one(
+        self, database: BetterAuthDatabase
+    ) -> None:
+        user, organization = database.add_user(), database.add_organization()
+        database.add_member(user, organization)
+        database.execute("UPDATE member SET role = CAST(x'61646d696eff' AS text)")
+
+        async with opened(database.path) as store:
+            assert await store.find_role(user, organization) == "admin\udcff"
 
 
 class TestEmpty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from sidecar.store import values
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS, key_record, role_of, session_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LATEST = 253_402_300_799
 CANARY = "canary"
@@ -31,6 +32,15 @@ ANYTHING = st.one_of(
     ),
     st.from_regex(r"[0-9T:.+Z eE-]{0,30}", fullmatch=True),
 )
+
+
+@pytest.fixture
+def _new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 class TestUnixTime:
@@ -62,6 +72,10 @@ class TestUnixTime:
     )
     def test_dates_are_told_apart_by_their_form(self, written: object, seconds: float) -> None:
         assert values.unix_time(written) == seconds
+
+    @pytest.mark.usefixtures("_new_york")
+    def test_text_without_an_offset_is_utc_wherever_we_run(self) -> None:
+        assert values.unix_time("2026-01-15 10:00:00") == 1_768_471_200
 
     @pytest.mark.parametrize(
         "written", [None, "", "  ", "never", "2026-13-01", "NaN", "inf", "1_000", math.nan, b"\xff"]
