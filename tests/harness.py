@@ -220,6 +220,12 @@ class Client:
         self.writer.write(data)
         await self.writer.drain()
 
+    async def send_in_pieces(self, data: bytes, size: int) -> None:
+        """Send *size* bytes at a time, until the sidecar takes no more."""
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(data), size):
+                await self.send(data[start : start + size])
+
     async def receive(self, *, to_head: bool = False) -> Response:
         """Read one whole response; *to_head* says that it answers a HEAD."""
         async with asyncio.timeout(TIMEOUT_S):

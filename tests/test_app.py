@@ -77,6 +77,10 @@ class Held(ScriptedUpstream):
         await self.go_on.wait()
         writer.write(self._end)
 
+    async def stop(self) -> None:
+        self.go_on.set()
+        await super().stop()
+
 
 async def is_refused(port: int) -> bool:
     """Tell whether nobody listens."""
@@ -114,6 +118,7 @@ async def test_a_signal_lets_what_is_in_flight_end(world: World, number: signal.
         assert (response.status, response.body) == (200, b"{}")
         assert response.value("connection") == "close"
         assert await client.is_closed()
+        client.close()
         assert await process.wait() == 0
         statuses = [json.loads(line)["status"] for line in process.stdout.splitlines()]
         assert statuses == [404, 200]
@@ -135,8 +140,24 @@ async def test_a_stream_that_lasts_longer_than_the_drain_is_cut(world: World) ->
         assert await client.read_to_end() == b""
         (line,) = process.stdout.splitlines()
         entry = json.loads(line)
-        assert (entry["status"], entry["reason"]) == (200, "client_gone")
+        assert (entry["status"], entry["reason"], entry["bytes_out"]) == (200, "draining", 5)
         assert b"Traceback" not in process.stderr
+
+
+async def test_a_request_that_lasts_longer_than_the_drain_is_told(world: World) -> None:
+    upstream = Held()
+    extra = '[listen]\nhost = "127.0.0.1"\nport = 0\ntimeouts = { drain = "100ms" }'
+    async with serving(world, upstream, extra) as process:
+        client = await process.connect()
+        await client.send(request(b"GET /v1/chat", world.key_line))
+        await upstream.wait_for_requests(1)
+        process.send_signal(signal.SIGTERM)
+        response = await client.receive()
+        assert_unavailable(response)
+        assert response.value("connection") == "close"
+        assert await process.wait() == 0
+        (line,) = process.stdout.splitlines()
+        assert (json.loads(line)["status"], json.loads(line)["reason"]) == (503, "draining")
 
 
 async def test_an_idle_sidecar_ends_at_once(world: World) -> None:
@@ -178,6 +199,7 @@ async def test_requests_sent_ahead_of_the_signal_are_answered_in_order(world: Wo
         # The first says that it is the last one.
         assert (response.status, response.value("connection")) == (200, "close")
         assert await client.is_closed()
+        client.close()
         assert await process.wait() == 0
         assert len(upstream.requests) == 1
 
@@ -244,7 +266,7 @@ async def test_a_database_that_is_not_better_auths_is_said_so(tmp_path: Path) ->
         connection.execute("CREATE TABLE something (other TEXT)")
     text = configuration(path, {"chat": 1})
     sidecar = Sidecar(parse(text, source="test.toml", environ={}))
-    with pytest.raises(StartError, match=r"^store: .*other\.sqlite: .+not Better Auth's database"):
+    with pytest.raises(StartError, match=r"^store: .*other\.sqlite: not Better Auth's database"):
         await sidecar.start()
 
 
@@ -273,6 +295,28 @@ async def test_a_store_that_comes_late_needs_no_restart(world: World, tmp_path: 
         await eventually(lambda: run.ask_admin("/readyz"), 200)
         for line in (world.key_line, world.cookie_line):
             assert (await run.ask(request(b"GET /v1/chat", line))).status == 200
+
+
+async def test_a_store_that_comes_late_is_found_without_being_asked_for(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "late.sqlite"
+    upstream = RecordingUpstream()
+    await upstream.start()
+    async with started(configuration(path, {"chat": upstream.port}), tmp_path) as process:
+        await process.wait_for(b"the store does not answer; trying on: .*late.sqlite")
+        with contextlib.closing(sqlite3.connect(tmp_path / "stranger")) as connection:
+            connection.execute("CREATE TABLE something (other TEXT)")
+            connection.commit()
+        (tmp_path / "stranger").rename(path)
+        await process.wait_for(rb"store: .*late\.sqlite: not Better Auth's database")
+        shutil.copyfile(world.path, tmp_path / "copy")
+        (tmp_path / "copy").rename(path)
+        await process.wait_for(b"the store answers")
+        assert (await process.ask(request(b"GET /v1/chat", world.key_line))).status == 200
+        assert await process.stop() == 0
+        assert b"Traceback" not in process.stderr
+    await upstream.stop()
 
 
 # A store that fails
@@ -399,8 +443,5 @@ async def wait_for_room(run: Running) -> None:
     """Wait until a new client is let in."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
-            client = await run.connect()
-            await client.send(request(b"GET /public"))
-            with contextlib.suppress(ConnectionError):
-                if (await client.receive()).status == 200:
-                    return
+            if (await run.ask(request(b"GET /public"))).status == 200:
+                return

@@ -56,8 +56,7 @@ def test_a_header_value_is_one_line_and_comes_back_as_it_was(text: str) -> None:
         return
     assert raw.decode() == text
     assert raw == raw.strip()
-    assert len((b"a: " + raw + b"b").splitlines()) == 1 or b"\x0b" not in raw
-    assert not set(raw) & {0, 10, 13}
+    assert not any(byte < 0x20 or byte == 0x7F for byte in raw)
 
 
 def test_an_identitys_representation_holds_no_header_lines() -> None:

@@ -13,7 +13,7 @@ REDACTED = "[redacted]"
 # Longer than an id of Better Auth (32) or a UUID (36), as keys (64) and signatures (44) are.
 _RUN = re.compile(r"[A-Za-z0-9+=~.%]{40,}")
 # A token with the start of its signature; the signature may hold slashes.
-_SIGNED = re.compile(r"[A-Za-z0-9]{32}(?:\.|%2[eE])[A-Za-z0-9+/=%]+")
+_SIGNED = re.compile(r"[A-Za-z0-9]{32,}(?:\.|%2[eE])[A-Za-z0-9+/=%]+")
 # A SHA-256 in base64url without padding, as the store keeps keys.
 _DIGEST = re.compile(r"(?<![A-Za-z0-9_\-])[A-Za-z0-9_\-]{43}(?![A-Za-z0-9_\-])")
 

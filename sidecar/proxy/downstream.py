@@ -24,6 +24,8 @@ _logger = logging.getLogger(__name__)
 _WRITE_BUFFER_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
 """How much of the requests that follow is held while one is answered."""
+_TURNED_AWAY = 1000
+"""How many clients too many are told so at once; others are closed without a word."""
 _EMPTY_LINE = b"\r\n"
 _NO_LINGER = struct.pack("ii", 1, 0)
 _LINGER_S = 2.0
@@ -49,6 +51,7 @@ class Downstream(asyncio.Protocol):
         "_held",
         "_is_advancing",
         "_is_reading",
+        "_is_turned_away",
         "_is_write_paused",
         "_lingered_bytes",
         "_plane",
@@ -66,11 +69,12 @@ class Downstream(asyncio.Protocol):
         self._plane = plane
         self._transport: asyncio.Transport | None = None
         self._state = _IDLE
-        self._reader: HeadReader | None = None
+        self._reader = HeadReader(plane.fields, plane.head_limits)
         self._exchange: Exchange | None = None
         self._discarded: LengthReader | None = None
         self._held = b""
         self._is_reading = True
+        self._is_turned_away = False
         self._is_write_paused = False
         self._is_advancing = False
         self._lingered_bytes = 0
@@ -92,8 +96,8 @@ class Downstream(asyncio.Protocol):
         self.peer = plane.trusted.peer(transport.get_extra_info("peername"), scheme=self.scheme)
         plane.connections.add(self)
         self._wait_for_request()
-        if len(plane.connections) > plane.max_connections:
-            self._refuse_head(OVERLOADED)
+        if len(plane.connections) - plane.turned_away > plane.max_connections:
+            self._turn_away()
 
     def data_received(self, data: bytes) -> None:
         """Act on bytes, as far as the current request lets."""
@@ -121,6 +125,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = _FOREVER
         connections = self._plane.connections
         connections.discard(self)
+        self._plane.turned_away -= self._is_turned_away
         if not connections:
             self._plane.emptied.set()
         exchange, self._exchange = self._exchange, None
@@ -228,6 +233,11 @@ class Downstream(asyncio.Protocol):
         if self._state == _IDLE:
             self._close()
 
+    def cut(self) -> None:
+        """End what outlasts the drain."""
+        if self._exchange is not None:
+            self._exchange.on_drain_over()
+
     # Within
 
     def _advance(self) -> None:
@@ -237,8 +247,12 @@ class Downstream(asyncio.Protocol):
             return
         self._is_advancing = True
         try:
-            while self._held and self._step():
-                pass
+            while self._held:
+                if self._state == _IDLE and not self._is_write_paused:
+                    if not self._begin_head():
+                        break
+                elif not self._step():
+                    break
         except Exception:
             # The border: whatever it is, it costs this connection and no other.
             _logger.exception("a request failed inside the sidecar")
@@ -257,7 +271,7 @@ class Downstream(asyncio.Protocol):
         state = self._state
         if state == _IDLE:
             # Whoever does not read the answers gets no further ones.
-            return self._hold() if self._is_write_paused else self._begin_head()
+            return self._hold()
         if state == _HEAD:
             return self._read_head(self._plane.clock.monotonic())
         if state == _EXCHANGE:
@@ -273,28 +287,27 @@ class Downstream(asyncio.Protocol):
             self._held = self._held.lstrip(b"\r\n")
             if not self._held:
                 return False
-        plane = self._plane
-        self._reader = HeadReader(plane.fields, plane.head_limits)
-        self._state = _HEAD
-        now = plane.clock.monotonic()
-        self.deadline = now + plane.timeouts.head_s
-        return self._read_head(now)
+        now = self._plane.clock.monotonic()
+        if self._read_head(now):
+            return True
+        if self._state == _IDLE:
+            self._state = _HEAD
+            self.deadline = now + self._plane.timeouts.head_s
+        return False
 
     def _read_head(self, now: float) -> bool:
-        reader = cast("HeadReader", self._reader)
         data, self._held = self._held, b""
         try:
-            read = reader.feed(data)
+            read = self._reader.feed(data)
         except Refused as refused:
             self._refuse_head(refused.refusal)
             return False
         if read is None:
             return False
-        head, self._held = read
-        self._reader = None
+        head, target, self._held = read
         self._state = _EXCHANGE
         exchange = self._exchange = Exchange(self._plane, self, head, now)
-        exchange.start()
+        exchange.start(target)
         return True
 
     def _read_body(self) -> bool:
@@ -330,6 +343,16 @@ class Downstream(asyncio.Protocol):
         if self._plane.draining:
             self._close()
 
+    def _turn_away(self) -> None:
+        """Refuse a client too many. It takes no place, or those who come again would fill them."""
+        plane = self._plane
+        self._is_turned_away = True
+        plane.turned_away += 1
+        if plane.turned_away <= _TURNED_AWAY:
+            self._refuse_head(OVERLOADED)
+        elif self._transport is not None:
+            self._transport.abort()
+
     def _refuse_head(self, refusal: Refusal) -> None:
         """Answer bytes that are no request."""
         plane = self._plane
@@ -355,7 +378,6 @@ class Downstream(asyncio.Protocol):
         A close with bytes unread would reset the connection, and the response might be lost with it
         (RFC 9112 section 9.6).
         """
-        self._reader = None
         self._held = b""
         self._state = _LINGERING
         transport = self._transport

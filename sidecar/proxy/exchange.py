@@ -11,6 +11,7 @@ from sidecar.errors import (
     BAD_BODY,
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
+    DRAINING,
     NO_ROUTE,
     RESPONSE_TIMEOUT,
     UPSTREAM_BUSY,
@@ -31,6 +32,7 @@ from sidecar.proxy.bodies import (
     last_chunk,
 )
 from sidecar.proxy.fields import Kind, response_kind
+from sidecar.routes import parse_target
 
 if TYPE_CHECKING:
     from sidecar.identity import Identity
@@ -150,23 +152,22 @@ class Exchange:
 
     # The request
 
-    def start(self) -> None:
-        """Judge the head, and decide if all that is needed is known."""
+    def start(self, raw_target: bytes) -> None:
+        """Judge the target, and decide if all that is needed is known."""
         head = self._head
         assert head is not None  # noqa: S101 - set by the constructor, dropped after sending
-        # Before anything is refused: what is refused is followed by its body all the same.
         if head.transfer_encodings:
             self._body = ChunkedReader()
         elif head.content_length:
             self._body = LengthReader(head.content_length)
         try:
-            self._target = head.check()
+            target = self._target = parse_target(raw_target, head.hosts[0])
         except Refused as refused:
             self._persist = False
             self.is_last = False  # nothing that it said counts
             self._refuse(refused.refusal)
             return
-        self._decide(head, self._target)
+        self._decide(head, target)
 
     def _decide(self, head: RequestHead, target: Target) -> None:
         route = self._route = self._plane.routes.match(target.path)
@@ -187,12 +188,14 @@ class Exchange:
             self._authenticate(head, route)
 
     def _authenticate(self, head: RequestHead, route: Route) -> None:
-        presented = Presented(
-            head.api_keys,
-            head.cookies,
-            head.organizations,
-            cross_site=bool(head.origins) and self._is_cross_site(head),
-        )
+        presented = head.presented
+        if presented is None:
+            presented = head.presented = Presented(
+                head.api_keys,
+                head.cookies,
+                head.organizations,
+                cross_site=bool(head.origins) and self._is_cross_site(head),
+            )
         outcome = self._plane.authenticator.lookup(route.demand, presented)
         if isinstance(outcome, Pending):
             self._pending = outcome
@@ -219,7 +222,8 @@ class Exchange:
             self._on_decided(outcome)
         except Exception:
             # The border: no caller is above this one but the loop.
-            self._give_up()
+            _logger.exception("a request failed inside the sidecar")
+            self.give_up()
 
     def _on_decided(self, outcome: Identity | Refusal) -> None:
         if isinstance(outcome, Refusal):
@@ -260,7 +264,8 @@ class Exchange:
                 self._refuse(refused.refusal)
         except Exception:
             # The border: no caller is above this one but the loop.
-            self._give_up()
+            _logger.exception("a request failed inside the sidecar")
+            self.give_up()
 
     def _send(self, pool: Pool, connection: UpstreamConnection) -> None:
         head = self._head
@@ -299,13 +304,13 @@ class Exchange:
         client = self._client
         plane = self._plane
         peer = client.peer
-        lines = head.forwarded_lines()
+        forwarded = head.forwarded
         if not pool.keeps_host:
-            lines = [pool.host_line if line[:5].lower() == b"host:" else line for line in lines]
+            forwarded = pool.with_own_host(forwarded)
         return b"%b %b HTTP/1.1\r\n%b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             self._target.origin_form,
-            b"\r\n".join(lines),
+            forwarded,
             b"Transfer-Encoding: chunked\r\n" if head.transfer_encodings else b"",
             b"" if self._identity is None else self._identity.headers,
             plane.internal_lines,
@@ -381,6 +386,14 @@ class Exchange:
         else:
             self._drop_connection()
             self._refuse(RESPONSE_TIMEOUT)
+
+    def on_drain_over(self) -> None:
+        """End an exchange that outlasts the drain."""
+        if self._status:
+            self._break(DRAINING.reason)
+        else:
+            self._drop_connection()
+            self._refuse(DRAINING)
 
     # Called by the upstream's connection
 
@@ -504,9 +517,8 @@ class Exchange:
         else:
             self._refuse(refusal)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """End an exchange in which the sidecar itself failed."""
-        _logger.exception("a request failed inside the sidecar")
         self._end("internal_error")
         self._client.abort(reset=True)
 

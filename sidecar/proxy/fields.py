@@ -8,10 +8,11 @@ but letters and digits read as `-`. An alias is removed and never read.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 _FOLD = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if chr(byte).isascii() and chr(byte).isalnum() else 45
@@ -102,12 +103,15 @@ def fold(name: bytes) -> bytes:
     return name.translate(_FOLD)
 
 
-def options(connection: Iterable[bytes]) -> set[bytes]:
+@lru_cache(maxsize=256)
+def options(connection: tuple[bytes, ...]) -> frozenset[bytes]:
     """Return what Connection lines name, in lower case (RFC 9110 section 7.6.1)."""
-    return {option.strip(b" \t").lower() for value in connection for option in value.split(b",")}
+    return frozenset(
+        option.strip(b" \t").lower() for value in connection for option in value.split(b",")
+    )
 
 
-def persists(connection: Iterable[bytes], *, is_1_1: bool) -> bool:
+def persists(connection: tuple[bytes, ...], *, is_1_1: bool) -> bool:
     """Tell whether a connection lasts after a message with these Connection lines.
 
     RFC 9112 section 9.3. llhttp's own answer is wrong once a message without a body is whole.

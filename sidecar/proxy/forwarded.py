@@ -15,6 +15,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _LONGEST_CHAIN = 32
 """Addresses of one X-Forwarded-For that are looked at, from the right."""
+_CHAIN_BYTES = 2048
+"""More than these addresses need; what clients write left of them is not worth remembering."""
 
 
 class Peer:
@@ -53,7 +55,7 @@ class TrustedProxies:
         """Return the client's address: the right-most of the chain that is not a trusted proxy."""
         if not peer.is_trusted or not head.forwarded_for:
             return peer.address
-        return self._client(peer.address, b",".join(head.forwarded_for))
+        return self._client(peer.address, b",".join(head.forwarded_for)[-_CHAIN_BYTES:])
 
     def lines(self, peer: Peer, head: RequestHead, scheme: bytes) -> bytes:
         """Return the field lines that tell the upstream of a trusted *peer*'s client."""

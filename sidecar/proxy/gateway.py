@@ -80,7 +80,11 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(plane.emptied.wait(), drain_s)
         for connection in list(plane.connections):
-            connection.abort(reset=True)
+            connection.cut()
+        # What that wrote leaves in the turn that follows.
+        await asyncio.sleep(0)
+        for connection in list(plane.connections):
+            connection.abort(reset=False)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)

@@ -56,6 +56,8 @@ class Plane:
     draining: bool = False
     """No new requests: every response closes its connection."""
     connections: set[Downstream] = field(default_factory=set)
+    turned_away: int = 0
+    """How many of the connections are there only to be told that there is no room."""
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the last connection goes."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)

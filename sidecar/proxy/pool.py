@@ -39,8 +39,7 @@ class Pool:
         self.name = name
         self.response_timeout_s = response_timeout_s
         self.idle_timeout_s = idle_timeout_s
-        self.host_line = b"Host: %b" % authority.encode()
-        """What the upstream sees as Host where it does not see the client's."""
+        self._host_line = b"Host: %b" % authority.encode()
         self.keeps_host = keeps_host
         """Whether the upstream sees the client's Host rather than its own authority."""
         self._host = host
@@ -51,6 +50,15 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting: set[UpstreamConnection] = set()
         self._open = 0
+
+    def with_own_host(self, lines: bytes) -> bytes:
+        """Return field *lines* with this upstream's own authority as Host."""
+        return b"\r\n".join(
+            [
+                self._host_line if line[:5].lower() == b"host:" else line
+                for line in lines.split(b"\r\n")
+            ]
+        )
 
     @property
     def is_full(self) -> bool:

@@ -3,7 +3,7 @@
 llhttp decides whether the bytes are HTTP. It is given no callbacks: what it accepts has lines that
 end in CRLF, no folding and a colon after each name, so that splitting at CRLF reads what it read,
 at a fraction of a callback's cost for each field. What it lets through and should not is judged
-here.
+here. A client that asks again with the very same fields has them read once: only the target is new.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sidecar.errors import (
     TOO_MANY_HEADERS,
     Refused,
 )
-from sidecar.proxy.fields import Kind, fold, persists
-from sidecar.routes import check_host, parse_target
+from sidecar.proxy.fields import Kind, fold, options, persists
+from sidecar.routes import check_host
 
 if TYPE_CHECKING:
+    from sidecar.auth.credentials import Presented
     from sidecar.proxy.fields import RequestFields
-    from sidecar.routes import Target
 
 _END = b"\r\n\r\n"
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
@@ -68,9 +68,8 @@ class RequestHead:
     means something to the sidecar stands apart. Memory: at most the head limits.
     """
 
-    # Defaults stand on the class: a head sets few of them, and there is one head a request.
+    # Defaults stand on the class: a head sets few of them.
     method = b""
-    target = b""
     version = ""
     keep_alive = False
     content_length: int | None = None
@@ -88,6 +87,11 @@ class RequestHead:
     forwarded_proto: tuple[bytes, ...] = ()
     forwarded_host: tuple[bytes, ...] = ()
     forwarded_other: tuple[bytes, ...] = ()
+
+    forwarded = b""
+    """The lines that are forwarded, each but the last ending in CRLF."""
+    presented: Presented | None = None
+    """What the authenticator made of it, kept for the next request with the same fields."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -117,7 +121,7 @@ class RequestHead:
         if len(self.request_ids) != 1:
             return None
         value = self.request_ids[0]
-        if not _REQUEST_ID.fullmatch(value) or value in self.api_keys:
+        if not _REQUEST_ID.fullmatch(value) or any(key and key in value for key in self.api_keys):
             return None
         # A long piece of a credential is as good as the whole to whoever reads the log.
         secrets = (*self.api_keys, *self.cookies)
@@ -125,8 +129,8 @@ class RequestHead:
             return None
         return value
 
-    def check(self) -> Target:
-        """Judge what llhttp lets through; return the request's target.
+    def check(self) -> None:
+        """Judge what llhttp lets through, but for the target.
 
         Raises Refused.
         """
@@ -140,7 +144,6 @@ class RequestHead:
             self._check_transfer_encoding()
         if self.method == b"CONNECT":
             raise Refused(BAD_METHOD)
-        return parse_target(self.target, host)
 
     def _check_transfer_encoding(self) -> None:
         # RFC 9112 section 6.1 lets a server refuse other codings, and holds HTTP/1.0's for faulty.
@@ -150,11 +153,7 @@ class RequestHead:
 
     def forwarded_lines(self) -> list[bytes]:
         """Return the lines to forward, less those that Connection names (RFC 9110 7.6.1)."""
-        if not self.connection:
-            return self.lines
-        named = {
-            fold(option.strip(b" \t")) for value in self.connection for option in value.split(b",")
-        } - _KEPT_OPTIONS
+        named = {fold(option) for option in options(self.connection)} - _KEPT_OPTIONS
         if not named:
             return self.lines
         return [line for line in self.lines if fold(line[: line.index(b":")]) not in named]
@@ -179,23 +178,29 @@ _FORWARDED_TOO = frozenset((Kind.HOST, Kind.ORIGIN, Kind.PREFLIGHT_METHOD, Kind.
 
 
 class HeadReader:
-    """Takes one head's bytes, however they are cut, and bounds them.
+    """Takes the heads of one connection, however they are cut, and bounds them.
 
-    llhttp gets the bytes up to the head's end and no more: it would read on into the body and the
-    next request, and cannot be stopped there.
+    llhttp gets the bytes up to a head's end and no more: it would read on into the body and the
+    next request, and cannot be stopped there. Memory: one unfinished head, and the last whole one.
     """
 
-    __slots__ = ("_buffer", "_fields", "_limits", "_parser")
+    __slots__ = ("_after", "_before", "_buffer", "_fields", "_last", "_limits", "_parser")
 
     def __init__(self, fields: RequestFields, limits: HeadLimits) -> None:
         self._fields = fields
         self._limits = limits
-        self._parser = httptools.HttpRequestParser(None)
+        self._parser: httptools.HttpRequestParser | None = None
         self._buffer = b""
+        self._last: RequestHead | None = None
+        self._before = b""
+        """What stood before the last head's target: method and space."""
+        self._after = b""
+        """What stood after it: space, version and fields."""
 
-    def feed(self, data: bytes) -> tuple[RequestHead, bytes] | None:
-        """Take bytes; return the head and what follows it once it is complete, None before.
+    def feed(self, data: bytes) -> tuple[RequestHead, bytes, bytes] | None:
+        """Take bytes; return head, target and what follows the head once it is complete.
 
+        None before. A head is not changed by its readers: the next request may have the same.
         Raises Refused.
         """
         seen = len(self._buffer)
@@ -207,20 +212,28 @@ class HeadReader:
             self._buffer = raw
             self._bound(raw)
             return None
-        if end == len(raw):
-            self._check(data)
-            rest = b""
-        else:
-            self._check(data[: end - seen])
-            raw, rest = raw[:end], raw[end:]
+        rest = raw[end:]
+        if rest:
+            raw = raw[:end]
         if end > self._limits.harmless_bytes:
             self._bound(raw)
-        return self._read(raw), rest
+        if not seen and raw.endswith(self._after) and raw.startswith(self._before):
+            target = raw[len(self._before) : -len(self._after)]
+            # A space would mean that a line of its own ends like the last head.
+            if self._last is not None and target and b" " not in target:
+                return self._last, target, rest
+        self._check(raw[seen:])
+        self._buffer = b""
+        self._parser = None
+        return (*self._read(raw), rest)
 
     def _check(self, data: bytes) -> None:
         """Have llhttp check the next bytes."""
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpRequestParser(None)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # Raised at the end of a head with Upgrade, or of a CONNECT: both are judged later.
             pass
@@ -238,8 +251,8 @@ class HeadReader:
         if len(raw) > self._limits.head_bytes:
             raise Refused(HEAD_TOO_LARGE)
 
-    def _read(self, raw: bytes) -> RequestHead:
-        """Return what the whole head *raw* says, which llhttp accepted."""
+    def _read(self, raw: bytes) -> tuple[RequestHead, bytes]:
+        """Return what the whole head *raw* says, which llhttp accepted, and its target."""
         lines = raw[:-4].split(b"\r\n")
         parts = lines[0].split(b" ")
         if len(parts) != 3:
@@ -248,7 +261,7 @@ class HeadReader:
             raise Refused(TOO_MANY_HEADERS)
         del lines[0]
         head = RequestHead()
-        head.method, head.target, version = parts
+        head.method, target, version = parts
         head.version = _VERSIONS.get(version, "")
         forwarded = head.lines
         known = self._fields.remembered
@@ -261,9 +274,16 @@ class HeadReader:
                 forwarded.append(line)
             elif kind is not _REMOVED:
                 self._keep(head, kind, line, line[len(name) + 1 :].strip(b" \t"))
-        is_1_1 = head.version == "1.1"
-        head.keep_alive = persists(head.connection, is_1_1=is_1_1) if head.connection else is_1_1
-        return head
+        head.keep_alive = head.version == "1.1"
+        if head.connection:
+            head.keep_alive = persists(head.connection, is_1_1=head.keep_alive)
+            forwarded = head.forwarded_lines()
+        head.forwarded = b"\r\n".join(forwarded)
+        head.check()
+        self._last = head
+        self._before = raw[: len(head.method) + 1]
+        self._after = raw[len(head.method) + 1 + len(target) :]
+        return head, target
 
     def _keep(self, head: RequestHead, kind: Kind, line: bytes, value: bytes) -> None:
         """Take in a field that means something here."""

@@ -6,11 +6,19 @@ As with requests, llhttp decides whether the bytes are HTTP and the lines are re
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import httptools
 
 from sidecar.proxy.bodies import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from sidecar.proxy.fields import Kind, fold, persists, remembered_responses, response_kind
+from sidecar.proxy.fields import (
+    Kind,
+    fold,
+    options,
+    persists,
+    remembered_responses,
+    response_kind,
+)
 
 _END = b"\r\n\r\n"
 _HEAD_BYTES = 64 * 1024
@@ -49,7 +57,7 @@ class ResponseHead:
         self.keep_alive = False
         self.content_length: int | None = None
         self.is_chunked = False
-        self.connection: list[bytes] = []
+        self.connection: tuple[bytes, ...] = ()
 
     def body_reader(self, *, to_head: bool) -> BodyReader:
         """Return the reader of the body that follows (RFC 9112 section 6.3)."""
@@ -102,17 +110,12 @@ class ResponseReader:
     def _read(self, raw: bytes) -> ResponseHead:
         """Return what the whole head *raw* says, which llhttp accepted."""
         lines = raw.split(b"\r\n")
-        match = _STATUS_LINE.fullmatch(lines[0])
-        if match is None:
-            raise UpstreamFault("a status line of neither HTTP/1.0 nor HTTP/1.1")
+        version, status, reason = _read_status_line(lines[0])
         if len(lines) > _FIELD_COUNT:
             raise UpstreamFault("too many fields")
         del lines[0]
-        version, status, reason = match.groups()
         kept: list[bytes] = []
-        head = ResponseHead(int(status), reason or b"", kept)
-        if head.status == 101:
-            raise UpstreamFault("an upgrade that nobody asked for")
+        head = ResponseHead(status, reason, kept)
         known = remembered_responses
         for line in lines:
             name = line[: line.index(b":")]
@@ -132,6 +135,18 @@ class ResponseReader:
         return head
 
 
+@lru_cache(maxsize=256)
+def _read_status_line(line: bytes) -> tuple[bytes, int, bytes]:
+    """Return version, status and reason."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise UpstreamFault("a status line of neither HTTP/1.0 nor HTTP/1.1")
+    status = int(match[2])
+    if status == 101:
+        raise UpstreamFault("an upgrade that nobody asked for")
+    return match[1], status, match[3] or b""
+
+
 def _keep(head: ResponseHead, kind: Kind, line: bytes, value: bytes, version: bytes) -> None:
     """Take in a field that means something here."""
     if kind is _CONTENT_LENGTH:
@@ -144,13 +159,13 @@ def _keep(head: ResponseHead, kind: Kind, line: bytes, value: bytes, version: by
             raise UpstreamFault("a transfer coding other than chunked")
         head.is_chunked = True
     else:
-        head.connection.append(value)
+        head.connection += (value,)
 
 
 def _unnamed(head: ResponseHead) -> list[bytes]:
     """Return the lines to pass on, less those that Connection names (RFC 9110 7.6.1)."""
-    options = b",".join(head.connection).split(b",")
-    named = {fold(option.strip(b" \t")) for option in options} - _KEPT_OPTIONS
-    if not named:
+    named = options(head.connection)
+    if named <= _KEPT_OPTIONS:
         return head.lines
-    return [line for line in head.lines if fold(line[: line.index(b":")]) not in named]
+    folded = {fold(name) for name in named - _KEPT_OPTIONS}
+    return [line for line in head.lines if fold(line[: line.index(b":")]) not in folded]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sidecar.errors import UPSTREAM_CLOSED, UPSTREAM_MALFORMED, Refusal
@@ -11,6 +12,8 @@ from sidecar.proxy.response import ResponseHead, ResponseReader, UpstreamFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_logger = logging.getLogger(__name__)
 
 _WRITE_BUFFER_BYTES = 64 * 1024
 _INTERIM_RESPONSES = 16
@@ -34,6 +37,9 @@ class ResponseSink(Protocol):
 
     def on_upstream_fault(self, refusal: Refusal) -> None:
         """The connection broke, or what came is not HTTP; the connection is gone."""
+
+    def give_up(self) -> None:
+        """The sidecar itself failed; the connection is gone."""
 
     def flush(self) -> None:
         """Everything that arrived together has been told."""
@@ -163,6 +169,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._read(sink, data)
         except (UpstreamFault, FramingError):
             self._fail(UPSTREAM_MALFORMED)
+        except Exception:
+            # The border: whatever it is, it costs this exchange and no other.
+            _logger.exception("a response failed inside the sidecar")
+            self.abort()
+            sink.give_up()
         else:
             sink.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tests.sockets.branches import (
     told,
 )
 from tests.sockets.spellings import spellings
+from tests.sockets.world import cookie_line, key_line
 
 if TYPE_CHECKING:
     from tests.harness import Running
@@ -78,6 +80,52 @@ async def test_the_organization_that_a_session_selects_is_the_one_that_is_told(
             },
             run.upstream.last,
         )
+
+
+async def test_each_request_of_a_connection_stands_for_itself(world: World) -> None:
+    bob = world.database.add_user()
+    world.database.add_member(bob, world.globex, role="admin")
+    bobs = world.database.add_session(bob, world.globex)
+    async with running(world.path) as run:
+        client = await run.connect()
+        for _ in range(3):
+            assert (await client.ask(request(b"GET /v1/chat", world.key_line))).status == 200
+            assert told(run.upstream.last) == expected(world.identity_by_key, run.upstream.last)
+            assert (await client.ask(request(b"GET /v1/chat"))).status == 401
+            assert (await client.ask(request(b"GET /v1/chat", cookie_line(bobs)))).status == 200
+            assert run.upstream.last.values("x-organization-id") == [world.globex.encode()]
+            assert run.upstream.last.values("x-api-key-id") == []
+            assert (await client.ask(request(b"GET /public"))).status == 200
+            assert told(run.upstream.last) == expected({}, run.upstream.last)
+        # One connection to the upstream served all of them.
+        assert (len(run.upstream.requests), run.upstream.connections) == (9, 1)
+
+
+async def test_requests_in_flight_together_are_not_mixed_up(world: World) -> None:
+    lines = []
+    for number in range(20):
+        user = world.database.add_user()
+        world.database.add_member(user, world.acme, role=f"role-{number}")
+        key = world.database.add_key(user, world.acme)
+        lines.append((key_line(key), [user.encode()], [b"role-%d" % number], [key.id.encode()]))
+    async with running(world.path) as run:
+
+        async def ask(number: int) -> None:
+            line, *_ = lines[number]
+            client = await run.connect()
+            for turn in range(10):
+                target = b"GET /v1/chat/%d/%d" % (number, turn)
+                assert (await client.ask(request(target, line))).status == 200
+
+        await asyncio.gather(*(ask(number) for number in range(len(lines))))
+        assert len(run.upstream.requests) == 200
+        for received in run.upstream.requests:
+            number = int(received.request_line.split(b"/")[3])
+            found = [
+                received.values(name)
+                for name in ("x-user-id", "x-organization-role", "x-api-key-id")
+            ]
+            assert found == list(lines[number][1:])
 
 
 @branches

@@ -197,8 +197,7 @@ async def test_threat_18_a_target_without_end_is_refused(
     raw = request(b"GET " + start + b"a" * 65536)
     async with running(world.path, routes=ROUTES) as run:
         client = await run.connect()
-        for at in range(0, len(raw), piece):
-            client.writer.write(raw[at : at + piece])
+        await client.send_in_pieces(raw, piece)
         response = await client.receive()
         assert (response.status, response.json()["error"]) == (414, "URI Too Long")
         client.close()

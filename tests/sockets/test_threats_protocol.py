@@ -134,11 +134,7 @@ async def test_threat_25_an_ambiguous_head_is_refused_and_closed(
     """CVE-2023-47641, CVE-2023-47627: CL and TE, odd lengths, misspelt codings, odd spaces."""
     async with running(world.path, routes=ROUTES) as run:
         client = await run.connect()
-        raw += NEXT
-        for at in range(0, len(raw), step):
-            client.writer.write(raw[at : at + step])
-            if step == 1:
-                await client.writer.drain()
+        await client.send_in_pieces(raw + NEXT, step)
         response = await client.receive()
         assert (response.status, response.json()["error"]) == (400, "Bad Request")
         assert response.value("connection") == "close"
@@ -192,11 +188,7 @@ async def test_threat_26_a_line_of_the_chunked_framing_ends_in_crlf_and_says_one
     """CVE-2024-52304: a bare LF in a chunk extension ended it for one side alone."""
     async with running(world.path, routes=ROUTES) as run:
         client = await run.connect()
-        raw += NEXT
-        for at in range(0, len(raw), step):
-            client.writer.write(raw[at : at + step])
-            if step == 1:
-                await client.writer.drain()
+        await client.send_in_pieces(raw + NEXT, step)
         response = await client.receive()
         assert (response.status, response.json()["error"]) == (400, "Bad Request")
         assert response.value("connection") == "close"

@@ -158,8 +158,7 @@ async def test_body_bytes_arrive_as_they_were_sent(world: World, step: int, chun
         raw = request(b"POST /a", body=body)
     async with running(world.path, routes=ROUTES) as run:
         client = await run.connect()
-        for start in range(0, len(raw), step):
-            await client.send(raw[start : start + step])
+        await client.send_in_pieces(raw, step)
         assert (await client.receive()).status == 200
         received = run.upstream.last
         assert (dechunk(received.body) if chunked else received.body) == body

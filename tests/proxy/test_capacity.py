@@ -1,0 +1,209 @@
+"""How much at once: connections of clients, connections to the upstream, and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.proxy.conversation import BY_KEY, OK, Conversation
+from tests.proxy.responses import read_one
+
+HOST = b"Host: api.test\r\n"
+ASK = b"GET /v1/chat HTTP/1.1\r\n%b%b\r\n" % (HOST, BY_KEY)
+PUBLIC = b"GET /public HTTP/1.1\r\n%b\r\n" % HOST
+
+
+# Connections of clients
+
+
+async def test_a_client_too_many_is_turned_away_and_the_others_are_served() -> None:
+    async with Conversation(max_connections=2) as talk:
+        first, second = talk.connect(), talk.connect()
+        third = talk.connect()
+        response = read_one(third.received)
+        assert (response.status, response.json()["error"]) == (503, "Service Unavailable")
+        assert response.value("retry-after") == "1"
+        assert response.closes
+        third.send(PUBLIC)
+        for client in (first, second):
+            client.send(PUBLIC)
+        await talk.settle()
+        for upstream in talk.network.upstreams:
+            upstream.send(OK)
+        await talk.settle()
+        assert [read_one(each.received).status for each in (first, second)] == [200, 200]
+        assert len(talk.network.upstreams) == 2
+        assert talk.reasons().count("overloaded") == 1
+        assert talk.log[0]["client"] == "203.0.113.7"
+
+
+async def test_a_place_is_free_again_when_its_client_goes() -> None:
+    async with Conversation(max_connections=1) as talk:
+        talk.connect().reset()
+        await talk.settle()
+        client = await talk.request(PUBLIC)
+        assert read_one(client.received).status == 200
+
+
+# Connections to the upstream
+
+
+async def test_an_upstream_gets_no_more_connections_than_allowed() -> None:
+    async with Conversation(upstream_connections=2) as talk:
+        busy = [await talk.ask(PUBLIC) for _ in range(2)]
+        client = await talk.ask(ASK)
+        response = read_one(client.received)
+        assert (response.status, response.json()["error"]) == (503, "Service Unavailable")
+        assert talk.reasons() == ["upstream_busy"]
+        assert talk.spent() == 0, "upstream never received it"
+        busy[0].reset()
+        await talk.settle()
+        client.send(ASK)
+        await talk.settle()
+        assert len(talk.network.upstreams) == 3
+        assert talk.spent() == 1
+
+
+async def test_connections_that_are_being_made_count() -> None:
+    async with Conversation(upstream_connections=1) as talk:
+        talk.network.gate = asyncio.get_running_loop().create_future()
+        await talk.ask(PUBLIC)
+        client = await talk.ask(PUBLIC)
+        assert read_one(client.received).status == 503
+
+
+async def test_a_connection_that_has_been_made_counts_once() -> None:
+    """Also in the moment in which the loop has told the connection and not yet its maker."""
+    async with Conversation(upstream_connections=4) as talk:
+        talk.network.gate = asyncio.get_running_loop().create_future()
+        for _ in range(3):
+            await talk.ask(PUBLIC)
+        counts = []
+        talk.network.on_connected = lambda _: counts.append(talk.pool.is_full)
+        talk.network.gate.set_result(None)
+        await talk.settle()
+        assert counts == [False] * 3
+        assert not talk.pool.is_full
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError()])
+async def test_attempts_that_fail_take_no_place(error: OSError) -> None:
+    async with Conversation(upstream_connections=1) as talk:
+        talk.network.error = error
+        for _ in range(3):
+            await talk.ask(PUBLIC)
+        talk.network.error = None
+        client = await talk.request(PUBLIC)
+        assert read_one(client.received).status == 200
+
+
+async def test_an_attempt_that_takes_too_long_is_ended_and_takes_no_place() -> None:
+    async with Conversation(upstream_connections=1, connect_timeout_s=0.0) as talk:
+        gate = talk.network.gate = asyncio.get_running_loop().create_future()
+        client = await talk.ask(PUBLIC)
+        assert read_one(client.received).status == 504
+        assert gate.cancelled()
+        assert not talk.pool.is_full
+
+
+async def test_one_connection_serves_one_request_after_another() -> None:
+    async with Conversation(upstream_connections=1) as talk:
+        for _ in range(5):
+            client = await talk.request(PUBLIC)
+            assert read_one(client.received).status == 200
+        assert len(talk.network.upstreams) == 1
+        assert talk.network.addresses == [("upstream.test", 9001)]
+
+
+# The way out
+
+
+async def test_what_is_in_flight_is_answered_and_then_closed() -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC + PUBLIC)
+        talk.plane.draining = True
+        for connection in list(talk.plane.connections):
+            connection.drain()
+        assert client.end == "open"
+        talk.upstream.send(OK)
+        await talk.settle()
+        response = read_one(client.received)
+        assert response.status == 200
+        assert response.closes
+        assert client.end == "eof"
+        assert talk.forwarded.count(b"GET ") == 1, "and no further request is begun"
+
+
+async def test_a_response_that_streams_may_end_and_no_request_follows() -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC)
+        talk.upstream.send(OK[:-1])
+        await talk.settle()
+        talk.plane.draining = True
+        client.send(PUBLIC)
+        talk.upstream.send(OK[-1:])
+        await talk.settle()
+        response = read_one(client.received)
+        assert response.body == b"ok"
+        assert client.end in ("eof", "closed")
+        assert talk.forwarded.count(b"GET ") == 1
+
+
+async def test_idle_clients_are_closed_at_once() -> None:
+    async with Conversation() as talk:
+        client = talk.connect()
+        served = await talk.request(PUBLIC)
+        talk.plane.draining = True
+        for connection in list(talk.plane.connections):
+            connection.drain()
+        await talk.settle()
+        assert (client.end, served.end) == ("closed", "closed")
+        assert talk.plane.emptied.is_set()
+
+
+async def test_a_head_that_has_begun_is_still_answered() -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC[:10])
+        talk.plane.draining = True
+        for connection in list(talk.plane.connections):
+            connection.drain()
+        client.send(PUBLIC[10:])
+        await talk.settle()
+        talk.upstream.send(OK)
+        await talk.settle()
+        assert read_one(client.received).closes
+        assert read_one(client.received).status == 200
+
+
+async def test_a_refusal_closes_as_well() -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC[:10])
+        talk.plane.draining = True
+        client.send(b"/no" + PUBLIC[10:])
+        await talk.settle()
+        assert read_one(client.received).status == 404
+        assert read_one(client.received).closes
+        assert client.end == "eof"
+
+
+async def test_a_body_that_nobody_wants_is_not_waited_for() -> None:
+    async with Conversation() as talk:
+        head = b"POST /nowhere HTTP/1.1\r\n%bContent-Length: 4\r\n\r\n" % HOST
+        client = await talk.ask(head)
+        talk.plane.draining = True
+        client.send(b"body" + PUBLIC)
+        await talk.settle()
+        assert client.end == "closed"
+        assert talk.forwarded == b""
+
+
+async def test_who_comes_after_the_end_is_closed() -> None:
+    async with Conversation() as talk:
+        talk.plane.draining = True
+        client = talk.connect()
+        client.send(PUBLIC)
+        await talk.settle()
+        assert not client.is_open
+        assert client.received == b""
+        assert talk.forwarded == b""
