@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 CredentialKind = Literal["api_key", "session"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Demand:
-    """What a route asks of a caller."""
+    """What a route asks of a caller. Each route has its own, told apart by identity."""
 
     admits: frozenset[CredentialKind]
     """Kinds of credential that count here; empty for a public route."""

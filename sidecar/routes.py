@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import BAD_HOST, BAD_TARGET, Refused
@@ -40,8 +40,7 @@ _AUTHORITY = re.compile(
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A request target (RFC 9112 section 3.2) that passed every check."""
 
     origin_form: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from sidecar.auth.credentials import KEY_BYTES, api_key_digest, is_visible_ascii
@@ -60,16 +61,16 @@ class ApiKeys(Verifier[KeyRecord]):
 
     def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
         """Decide on the API key that was presented; there is at least one."""
-        raw = presented.api_keys[0].strip(b" \t")
-        if len(presented.api_keys) > 1 or len(raw) > KEY_BYTES:
-            return KEY_MALFORMED
-        digest = api_key_digest(raw)
         now = self._clock.monotonic()
+        digest = presented.key_name
+        if digest is None:
+            raw = presented.api_keys[0].strip(b" \t")
+            if len(presented.api_keys) > 1 or len(raw) > KEY_BYTES or not is_visible_ascii(raw):
+                return KEY_MALFORMED
+            digest = presented.key_name = api_key_digest(raw)
         entry = self._cache.recent(digest, now)
         if entry is not None:
-            return self._decide(entry, demand, presented, now)
-        if not is_visible_ascii(raw):
-            return KEY_MALFORMED
+            return self._decide_again(entry, demand, presented, now)
         question = partial(self._store.find_key, digest)
         return self._look_up(digest, question, demand, presented, now)
 
@@ -111,6 +112,9 @@ class ApiKeys(Verifier[KeyRecord]):
             key_id=record.id,
             quota=record.quota,
         )
+
+    def _ends_at(self, record: KeyRecord) -> float:
+        return inf if record.expires_at is None else record.expires_at
 
     def _conclude(
         self,

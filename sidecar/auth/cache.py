@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sidecar.auth.membership import Seat
     from sidecar.clock import Clock
+    from sidecar.identity import Demand, Identity
 
 R = TypeVar("R")
 
@@ -41,7 +42,7 @@ UNKNOWN: Final = _Unknown.UNKNOWN
 class Entry(Generic[R]):
     """One record of the store, and what was made of it."""
 
-    __slots__ = ("ask_after", "loaded_at", "record", "seats")
+    __slots__ = ("admitted", "ask_after", "loaded_at", "record", "seats")
 
     def __init__(self, record: R, loaded_at: float, ask_after: float) -> None:
         self.record = record
@@ -50,6 +51,8 @@ class Entry(Generic[R]):
         self.ask_after = ask_after
         """Monotonic seconds before which the record is not read again off the path of its use."""
         self.seats: dict[str | None, Seat] = {}
+        self.admitted: dict[Demand, Identity] = {}
+        """Demands that were met without a word on the organization, and by whom."""
 
 
 class RecordCache(Generic[R]):

@@ -21,7 +21,7 @@ class Presented:
     It holds secrets, so it has no readable representation.
     """
 
-    __slots__ = ("api_keys", "cookies", "cross_site", "organizations")
+    __slots__ = ("api_keys", "cookies", "cross_site", "key_name", "organizations", "session_name")
 
     def __init__(
         self,
@@ -39,6 +39,10 @@ class Presented:
         """Values of the x-organization-id lines."""
         self.cross_site = cross_site
         """An unsafe method with an Origin that is neither the request's own nor trusted."""
+        self.key_name: bytes | None = None
+        """The name under which the API key is remembered, once it was worked out."""
+        self.session_name: bytes | None = None
+        """The same of the session cookie, once its signature was found right."""
 
 
 def is_visible_ascii(raw: bytes) -> bool:

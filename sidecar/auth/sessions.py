@@ -67,16 +67,22 @@ class Sessions(Verifier[SessionRecord]):
 
     def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
         """Decide on the session cookie that was presented, if one was."""
+        now = self._clock.monotonic()
+        key = presented.session_name
+        if key is not None:
+            entry = self._cache.recent(key, now)
+            if entry is not None:
+                return self._decide_again(entry, demand, presented, now)
         value = self._cookies.find(presented.cookies) if presented.cookies else None
         if value is None:
             return NO_CREDENTIAL
         cookie = cookie_digest(value)
-        now = self._clock.monotonic()
         key = self._verified.get(cookie)
         if key is not None:
+            presented.session_name = key
             entry = self._cache.recent(key, now)
             if entry is not None:
-                return self._decide(entry, demand, presented, now)
+                return self._decide_again(entry, demand, presented, now)
         token = self._signatures.signed_text(value)
         if token is None:
             return SESSION_MALFORMED
@@ -118,6 +124,9 @@ class Sessions(Verifier[SessionRecord]):
             user_id=None if account is None else account.user_id,
             role=role,
         )
+
+    def _ends_at(self, record: SessionRecord) -> float:
+        return record.expires_at
 
     def _conclude(
         self,

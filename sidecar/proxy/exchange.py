@@ -31,7 +31,7 @@ from sidecar.proxy.bodies import (
     chunk,
     last_chunk,
 )
-from sidecar.proxy.fields import Kind, response_kind
+from sidecar.proxy.fields import Kind, is_hop_by_hop
 from sidecar.routes import parse_target
 
 if TYPE_CHECKING:
@@ -400,8 +400,7 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx, but for a 100: Expect was answered here (RFC 9110 section 10.1.1)."""
         if self._version == "1.1" and head.status != 100:
-            lines = b"".join([b"%b\r\n" % line for line in head.lines])
-            self._out.append(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, lines))
+            self._out.append(b"HTTP/1.1 %d %b%b\r\n\r\n" % (head.status, head.reason, head.fields))
 
     def on_response(self, head: ResponseHead, body: BodyReader) -> None:
         """Pass on the head, framed for this client."""
@@ -415,14 +414,12 @@ class Exchange:
                 # HTTP/1.0 knows no chunks: the close tells the end.
                 self._persist = False
         decision = self._decision
-        lines = head.lines
-        lines.append(b"")  # the last line ends, too
         self._out.append(
-            b"HTTP/1.1 %d %b\r\n%b%bx-request-id: %b\r\n%b%b\r\n"
+            b"HTTP/1.1 %d %b%b\r\n%bx-request-id: %b\r\n%b%b\r\n"
             % (
                 head.status,
                 head.reason,
-                b"\r\n".join(lines),
+                head.fields,
                 framing,
                 self._request_id,
                 decision.headers() if decision is not None and decision.limited else b"",
@@ -440,7 +437,7 @@ class Exchange:
     def on_response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """Pass on the end."""
         if self._chunks_out:
-            kept = [field for field in trailers if response_kind(field[0]) is Kind.OTHER]
+            kept = [field for field in trailers if not is_hop_by_hop(field[0])]
             self._out.append(last_chunk(kept))
         # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None

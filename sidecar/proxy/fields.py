@@ -85,17 +85,19 @@ _REMOVED = frozenset(
 _FORWARDED_OTHER = (b"forwarded", b"x-real-ip", b"x-rewrite-url")
 _FORWARDED_PREFIXES = (b"x-forwarded-", b"x-original-")
 
-# Removed from a response: hop-by-hop (RFC 9110 section 7.6.1), and ours to set or to keep.
-_RESPONSE_KINDS = {
-    b"connection": Kind.CONNECTION,
-    b"content-length": Kind.CONTENT_LENGTH,
-    b"transfer-encoding": Kind.TRANSFER_ENCODING,
-    b"keep-alive": Kind.REMOVED,
-    b"proxy-connection": Kind.REMOVED,
-    b"upgrade": Kind.REMOVED,
-    b"x-request-id": Kind.REMOVED,
-    b"x-internal-token": Kind.REMOVED,
-}
+# What a response's trailers may not hold (RFC 9110 section 6.5.1), and what is ours to set.
+_NOT_IN_TRAILERS = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"transfer-encoding",
+        b"keep-alive",
+        b"proxy-connection",
+        b"upgrade",
+        b"x-request-id",
+        b"x-internal-token",
+    )
+)
 
 
 def fold(name: bytes) -> bytes:
@@ -153,15 +155,6 @@ class RequestFields:
         return Kind.OTHER
 
 
-remembered_responses: dict[bytes, Kind] = {}
-"""What `response_kind` has answered so far, for those who cannot spare the call."""
-
-
-def response_kind(name: bytes) -> Kind:
-    """Return what a response's field is to the sidecar; *name* in any spelling."""
-    kind = remembered_responses.get(name)
-    if kind is None:
-        kind = _RESPONSE_KINDS.get(name.lower(), Kind.OTHER)
-        if len(remembered_responses) < _REMEMBERED:
-            remembered_responses[name] = kind
-    return kind
+def is_hop_by_hop(name: bytes) -> bool:
+    """Tell whether a response's trailer is not to be passed on; *name* in any spelling."""
+    return name.lower() in _NOT_IN_TRAILERS

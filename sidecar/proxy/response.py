@@ -11,14 +11,7 @@ from functools import lru_cache
 import httptools
 
 from sidecar.proxy.bodies import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from sidecar.proxy.fields import (
-    Kind,
-    fold,
-    options,
-    persists,
-    remembered_responses,
-    response_kind,
-)
+from sidecar.proxy.fields import fold, options, persists
 
 _END = b"\r\n\r\n"
 _HEAD_BYTES = 64 * 1024
@@ -26,10 +19,17 @@ _FIELD_COUNT = 256
 # RFC 9112 section 4; an absent reason may come without its space.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _BODILESS = frozenset((204, 304))
-_OTHER = Kind.OTHER
-_REMOVED = Kind.REMOVED
-_CONTENT_LENGTH = Kind.CONTENT_LENGTH
-_TRANSFER_ENCODING = Kind.TRANSFER_ENCODING
+# Fields that tell of the message or its connection: a message has one or two of them.
+_FRAMING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection):[ \t]*([^\r]*)", re.IGNORECASE
+)
+# Not passed on: hop-by-hop (RFC 9110 section 7.6.1), and what is ours to set or to keep.
+_REMOVED = re.compile(
+    rb"\r\n(?:connection|transfer-encoding|keep-alive|proxy-connection|upgrade|x-request-id"
+    rb"|x-internal-token):[^\r]*",
+    re.IGNORECASE,
+)
+_LENGTH = re.compile(rb"\r\ncontent-length:[^\r]*", re.IGNORECASE)
 _KEPT_OPTIONS = frozenset((b"close", b"keep-alive", b"content-length", b""))
 
 
@@ -38,26 +38,20 @@ class UpstreamFault(Exception):
 
 
 class ResponseHead:
-    """What a response's head said. `lines` holds the field lines to pass on, as they came."""
+    """What a response's head said.
 
-    __slots__ = (
-        "connection",
-        "content_length",
-        "is_chunked",
-        "keep_alive",
-        "lines",
-        "reason",
-        "status",
-    )
+    `fields` holds the fields to pass on as they came, a CRLF before each.
+    """
 
-    def __init__(self, status: int, reason: bytes, lines: list[bytes]) -> None:
+    __slots__ = ("content_length", "fields", "is_chunked", "keep_alive", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, fields: bytes, *, keep_alive: bool) -> None:
         self.status = status
         self.reason = reason
-        self.lines = lines
-        self.keep_alive = False
+        self.fields = fields
+        self.keep_alive = keep_alive
         self.content_length: int | None = None
         self.is_chunked = False
-        self.connection: tuple[bytes, ...] = ()
 
     def body_reader(self, *, to_head: bool) -> BodyReader:
         """Return the reader of the body that follows (RFC 9112 section 6.3)."""
@@ -109,29 +103,30 @@ class ResponseReader:
 
     def _read(self, raw: bytes) -> ResponseHead:
         """Return what the whole head *raw* says, which llhttp accepted."""
-        lines = raw.split(b"\r\n")
-        version, status, reason = _read_status_line(lines[0])
-        if len(lines) > _FIELD_COUNT:
+        if raw.count(b"\r\n") > _FIELD_COUNT:
             raise UpstreamFault("too many fields")
-        del lines[0]
-        kept: list[bytes] = []
-        head = ResponseHead(status, reason, kept)
-        known = remembered_responses
-        for line in lines:
-            name = line[: line.index(b":")]
-            kind = known.get(name)
-            if kind is None:
-                kind = response_kind(name)
-            if kind is _OTHER:
-                kept.append(line)
-            elif kind is not _REMOVED:
-                _keep(head, kind, line, line[len(name) + 1 :].strip(b" \t"), version)
+        status_line = raw[: raw.find(b"\r\n")] if b"\r\n" in raw else raw
+        version, status, reason = _read_status_line(status_line)
         is_1_1 = version == b"1.1"
-        if head.connection:
-            head.keep_alive = persists(head.connection, is_1_1=is_1_1)
-            head.lines = _unnamed(head)
-        else:
-            head.keep_alive = is_1_1
+        fields = _REMOVED.sub(b"", raw[len(status_line) :])
+        head = ResponseHead(status, reason, fields, keep_alive=is_1_1)
+        connection: tuple[bytes, ...] = ()
+        for name, value in _FRAMING.findall(raw):
+            # Told apart by length: 14, 17 and 10.
+            if len(name) == 14:
+                # llhttp has refused a second one, and what is not a number.
+                head.content_length = int(value)
+            elif len(name) == 10:
+                connection += (value,)
+            elif head.is_chunked or value.strip(b" \t").lower() != b"chunked" or not is_1_1:
+                raise UpstreamFault("a transfer coding other than chunked")
+            else:
+                head.is_chunked = True
+        if connection:
+            head.keep_alive = persists(connection, is_1_1=is_1_1)
+            head.fields = _unnamed(head.fields, connection)
+        if status < 200 or status == 204:  # which have no length: RFC 9110 section 8.6
+            head.fields = _LENGTH.sub(b"", head.fields)
         return head
 
 
@@ -147,25 +142,13 @@ def _read_status_line(line: bytes) -> tuple[bytes, int, bytes]:
     return match[1], status, match[3] or b""
 
 
-def _keep(head: ResponseHead, kind: Kind, line: bytes, value: bytes, version: bytes) -> None:
-    """Take in a field that means something here."""
-    if kind is _CONTENT_LENGTH:
-        # llhttp has refused a second one, and what is not a number.
-        head.content_length = int(value)
-        if head.status >= 200 and head.status != 204:  # they have none: RFC 9110 section 8.6
-            head.lines.append(line)
-    elif kind is _TRANSFER_ENCODING:
-        if head.is_chunked or value.lower() != b"chunked" or version == b"1.0":
-            raise UpstreamFault("a transfer coding other than chunked")
-        head.is_chunked = True
-    else:
-        head.connection += (value,)
-
-
-def _unnamed(head: ResponseHead) -> list[bytes]:
-    """Return the lines to pass on, less those that Connection names (RFC 9110 7.6.1)."""
-    named = options(head.connection)
-    if named <= _KEPT_OPTIONS:
-        return head.lines
-    folded = {fold(name) for name in named - _KEPT_OPTIONS}
-    return [line for line in head.lines if fold(line[: line.index(b":")]) not in folded]
+def _unnamed(fields: bytes, connection: tuple[bytes, ...]) -> bytes:
+    """Return the fields to pass on, less those that Connection names (RFC 9110 7.6.1)."""
+    named = options(connection) - _KEPT_OPTIONS
+    if not named:
+        return fields
+    folded = {fold(name) for name in named}
+    kept = [
+        line for line in fields.split(b"\r\n")[1:] if fold(line[: line.index(b":")]) not in folded
+    ]
+    return b"".join([b"\r\n" + line for line in kept])
