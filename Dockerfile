@@ -14,7 +14,7 @@ RUN python -m venv --without-pip /opt/sidecar \
         --require-hashes --only-binary :all: -r requirements.lock \
     && pip install --require-hashes --only-binary :all: -r requirements-build.lock
 
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /opt/sidecar/bin/python install --no-deps --no-index /wheels/*.whl

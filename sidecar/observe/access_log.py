@@ -85,13 +85,6 @@ class LineLog:
         self._write(self._format(entry, f"{self._date}.{int(entry.time % 1 * 1000):03}Z"))
 
 
-class NoLog:
-    """For `log.access = false`."""
-
-    def write(self, entry: Entry) -> None:
-        """Drop the entry."""
-
-
 def _json(entry: Entry, date: str) -> bytes:
     upstream_s = entry.upstream_s
     return orjson.dumps(

@@ -81,11 +81,6 @@ class Downstream(asyncio.Protocol):
         self.deadline = _FOREVER
         self.scheme = b"http"
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._state in (_EXCHANGE, _HEAD)
-
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
