@@ -169,8 +169,8 @@ async def _serve(settings: config.Settings) -> None:
         loop.add_signal_handler(number, on_signal)
     await sidecar.start()
     _settle_memory()
-    host, port = sidecar.address
-    _LOG.info("serving on %s port %d", host, port)
+    _LOG.info("health on %s port %d", *sidecar.admin_address)
+    _LOG.info("serving on %s port %d", *sidecar.address)
     await stopped.wait()
     _LOG.info("draining")
     await sidecar.stop()

@@ -122,6 +122,8 @@ def parse_target(target: bytes, host: bytes) -> Target:
     Raises Refused with BAD_TARGET, or BAD_HOST where an absolute target names another host
     (RFC 9112 section 3.2.2 would let the target win; who sends both disagreeing means harm).
     """
+    if _PLAIN_PATH.fullmatch(target):
+        return Target(target, target)
     if not target.startswith(b"/"):
         target = _from_absolute(target, host)
     path, mark, query = target.partition(b"?")

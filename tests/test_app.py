@@ -160,6 +160,21 @@ async def test_a_request_that_lasts_longer_than_the_drain_is_told(world: World) 
         assert (json.loads(line)["status"], json.loads(line)["reason"]) == (503, "draining")
 
 
+async def test_a_second_signal_ends_the_wait(world: World) -> None:
+    upstream = Held()
+    async with serving(world, upstream) as process:
+        client = await process.connect()
+        await client.send(request(b"GET /v1/chat", world.key_line))
+        await upstream.wait_for_requests(1)
+        process.send_signal(signal.SIGTERM)
+        await process.wait_for(b"draining")
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert_unavailable(await client.receive())
+        assert await process.wait() == 0
+        assert time.monotonic() - began < QUICK_S
+
+
 async def test_an_idle_sidecar_ends_at_once(world: World) -> None:
     upstream = RecordingUpstream()
     async with serving(world, upstream) as process:

@@ -36,7 +36,14 @@ class Counter:
 
     def decide(self, now: float, wall: float, *, count: bool) -> Decision:
         """Decide on a request, and count it if it is allowed and *count* says so."""
-        limit = self.limit
+        limit, window = self.limit, self._window
+        if count and window is not None and limit is not None and self._allowance is None:
+            # What nearly every request comes to; the rest of this method says the same at length.
+            left_s = limit.window_s - (now - window.opened_at)
+            if 0 < left_s <= limit.window_s and window.count < limit.requests:
+                window.count += 1
+                left = limit.requests - window.count
+                return Decision("ok", limit, left, left_s, wall, window=window)
         room, left_s = 1, 0.0
         if limit is not None:
             room, left_s = self._standing(limit, now)
@@ -53,9 +60,7 @@ class Counter:
             return Decision("ok", limit, room, left_s, wall)
         window = None
         if limit is not None:
-            window = self._window
-            if window is None:
-                window = self._window = Window(now)
+            window = self._window = self._window or Window(now)
             window.count += 1
         if allowance is not None:
             allowance.left -= 1

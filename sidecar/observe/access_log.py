@@ -73,7 +73,7 @@ class LineLog:
     def __init__(self, write: Callable[[bytes], None], *, as_text: bool) -> None:
         self._write = write
         self._format = _text if as_text else _json
-        self._second = 0
+        self._second = -1
         self._date = ""
 
     def write(self, entry: Entry) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import queue
+import select
 import threading
 
 _FLUSH_S = 0.1
@@ -84,5 +84,10 @@ class BatchWriter:
     def _write_all(self, batch: bytes) -> None:
         view = memoryview(batch)
         while view:
-            with contextlib.suppress(InterruptedError):
+            try:
                 view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:
+                # Whoever shares the descriptor made it so; it is this thread's to wait.
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()

@@ -124,7 +124,8 @@ class ChunkedReader:
         return end + 1
 
     def _bound_line(self, length: int) -> None:
-        # Between a chunk's bytes and the next size there is an empty line and nothing else.
+        # Between a chunk's bytes and the next size there is an empty line and nothing else: a longer
+        # one would be a chunk longer than its size says.
         if length > (2 if self._state == self._DATA_END else _LINE_BYTES):
             raise FramingError("a line of the chunked framing is too long")
 
@@ -136,8 +137,6 @@ class ChunkedReader:
             self._left = int(match[1], 16)
             self._state = self._DATA if self._left else self._TRAILERS
         elif self._state == self._DATA_END:
-            if line:
-                raise FramingError("a chunk is longer than its size says")
             self._state = self._SIZE
         elif line:
             self._add_trailer(line)

@@ -232,6 +232,9 @@ class Downstream(asyncio.Protocol):
         """End what outlasts the drain."""
         if self._exchange is not None:
             self._exchange.on_drain_over()
+        elif self._transport is not None and self._transport.get_write_buffer_size():
+            # The end of a response, for a client that does not read it.
+            self.abort(reset=True)
 
     # Within
 
@@ -256,10 +259,11 @@ class Downstream(asyncio.Protocol):
             self._is_advancing = False
 
     def _give_up(self) -> None:
-        exchange, self._exchange = self._exchange, None
+        exchange = self._exchange
         if exchange is not None:
-            exchange.on_client_gone()
-        self.abort(reset=True)
+            exchange.give_up()
+        else:
+            self.abort(reset=True)
 
     def _step(self) -> bool:
         """Make one step with the bytes held; return whether another may follow."""

@@ -55,6 +55,8 @@ _DISCARDED_BYTES = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLIENT_GONE_STATUS = 499
 """Logged where nobody was left to answer, as nginx does."""
+_FAILED_STATUS = 500
+"""Logged where the sidecar itself failed: the client sees its connection break."""
 _FOREVER = float("inf")
 
 
@@ -96,7 +98,7 @@ class Exchange:
     # Defaults stand on the class: most requests leave most of them as they are.
     _state = _DECIDING
     _body: BodyReader | None = None
-    _early: tuple[bytes, ...] = ()
+    _early: list[bytes] | None = None
     _early_bytes = 0
     _chunks_out = False
     _target: Target | None = None
@@ -287,7 +289,7 @@ class Exchange:
     def _send_with_body(
         self, connection: UpstreamConnection, head: RequestHead, raw: bytes, body: BodyReader
     ) -> None:
-        early, self._early = self._early, ()
+        early, self._early = self._early, None
         connection.write(b"".join((raw, *early)) if early else raw)
         if body.done:
             connection.request_sent = True
@@ -350,7 +352,9 @@ class Exchange:
                 connection.request_sent = True
             self._touch()
         else:
-            self._early += (payload,)
+            if self._early is None:
+                self._early = []
+            self._early.append(payload)
             self._early_bytes += len(payload)
             if self._early_bytes > _EARLY_BYTES and not body.done:
                 self._client.pause_reading()
@@ -516,8 +520,10 @@ class Exchange:
 
     def give_up(self) -> None:
         """End an exchange in which the sidecar itself failed."""
-        self._end("internal_error")
         self._client.abort(reset=True)
+        if self._state != _DONE:
+            self._status = self._status or _FAILED_STATUS
+            self._end("internal_error")
 
     def _break(self, reason: str) -> None:
         """Break off a response that has begun: its framing must not look whole."""

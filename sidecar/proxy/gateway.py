@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,6 +13,8 @@ from sidecar.proxy.downstream import Downstream
 
 if TYPE_CHECKING:
     from sidecar.proxy.plane import Plane
+
+_logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25
 _BACKLOG = 1024
@@ -95,4 +98,8 @@ class Gateway:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._plane.sweep()
+            try:
+                self._plane.sweep()
+            except Exception:
+                # The border: whatever it is, the next sweep has to come.
+                _logger.exception("a sweep failed")

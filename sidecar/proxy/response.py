@@ -105,18 +105,19 @@ class ResponseReader:
         """Return what the whole head *raw* says, which llhttp accepted."""
         if raw.count(b"\r\n") > _FIELD_COUNT:
             raise UpstreamFault("too many fields")
-        status_line = raw[: raw.find(b"\r\n")] if b"\r\n" in raw else raw
-        version, status, reason = _read_status_line(status_line)
-        is_1_1 = version == b"1.1"
-        fields = _REMOVED.sub(b"", raw[len(status_line) :])
-        head = ResponseHead(status, reason, fields, keep_alive=is_1_1)
+        line_end = raw.find(b"\r\n")
+        if line_end < 0:
+            line_end = len(raw)
+        is_1_1, status, reason = _read_status_line(raw[:line_end])
+        head = ResponseHead(status, reason, _REMOVED.sub(b"", raw[line_end:]), keep_alive=is_1_1)
         connection: tuple[bytes, ...] = ()
         for name, value in _FRAMING.findall(raw):
-            # Told apart by length: 14, 17 and 10.
-            if len(name) == 14:
+            # Told apart by length: 14, 10 and 17.
+            length = len(name)
+            if length == 14:
                 # llhttp has refused a second one, and what is not a number.
                 head.content_length = int(value)
-            elif len(name) == 10:
+            elif length == 10:
                 connection += (value,)
             elif head.is_chunked or value.strip(b" \t").lower() != b"chunked" or not is_1_1:
                 raise UpstreamFault("a transfer coding other than chunked")
@@ -124,29 +125,28 @@ class ResponseReader:
                 head.is_chunked = True
         if connection:
             head.keep_alive = persists(connection, is_1_1=is_1_1)
-            head.fields = _unnamed(head.fields, connection)
+            named = options(connection)
+            if not named <= _KEPT_OPTIONS:
+                head.fields = _unnamed(head.fields, named - _KEPT_OPTIONS)
         if status < 200 or status == 204:  # which have no length: RFC 9110 section 8.6
             head.fields = _LENGTH.sub(b"", head.fields)
         return head
 
 
 @lru_cache(maxsize=256)
-def _read_status_line(line: bytes) -> tuple[bytes, int, bytes]:
-    """Return version, status and reason."""
+def _read_status_line(line: bytes) -> tuple[bool, int, bytes]:
+    """Return whether it is HTTP/1.1, status and reason."""
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise UpstreamFault("a status line of neither HTTP/1.0 nor HTTP/1.1")
     status = int(match[2])
     if status == 101:
         raise UpstreamFault("an upgrade that nobody asked for")
-    return match[1], status, match[3] or b""
+    return match[1] == b"1.1", status, match[3] or b""
 
 
-def _unnamed(fields: bytes, connection: tuple[bytes, ...]) -> bytes:
-    """Return the fields to pass on, less those that Connection names (RFC 9110 7.6.1)."""
-    named = options(connection) - _KEPT_OPTIONS
-    if not named:
-        return fields
+def _unnamed(fields: bytes, named: frozenset[bytes]) -> bytes:
+    """Return the fields to pass on, less those that Connection *named* (RFC 9110 7.6.1)."""
     folded = {fold(name) for name in named}
     kept = [
         line for line in fields.split(b"\r\n")[1:] if fold(line[: line.index(b":")]) not in folded

@@ -188,13 +188,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Tell the sink that no more will come."""
         self._transport = None
         self._on_closed(self)
-        sink = self._sink
-        if sink is None:
-            return
-        if error is None and isinstance(self._body, UntilCloseReader):
-            self._end(sink)
-            sink.flush()
-        else:
+        if self._sink is not None:
+            # Also for a body that lasts until the close: its end would have come before.
             self._fail(UPSTREAM_CLOSED)
 
     def pause_writing(self) -> None:

@@ -208,10 +208,15 @@ class Conversation:
 
     # The client's side
 
-    def connect(self, address: str = CLIENT, *, can_write_eof: bool = True) -> FarEnd:
+    def connect(
+        self, address: str = CLIENT, *, can_write_eof: bool = True, has_socket: bool = True
+    ) -> FarEnd:
         """Return the client's end of a new connection."""
         transport = MemoryTransport(
-            Downstream(self.plane), peername=(address, 50_000), can_write_eof=can_write_eof
+            Downstream(self.plane),
+            peername=(address, 50_000),
+            can_write_eof=can_write_eof,
+            has_socket=has_socket,
         )
         self.clients.append(transport.far)
         return transport.far

@@ -24,10 +24,16 @@ class MemoryTransport(asyncio.Transport):
     """
 
     def __init__(
-        self, protocol: asyncio.Protocol, *, peername: object = None, can_write_eof: bool = True
+        self,
+        protocol: asyncio.Protocol,
+        *,
+        peername: object = None,
+        can_write_eof: bool = True,
+        has_socket: bool = True,
     ) -> None:
         self._socket = MemorySocket()
-        super().__init__({"peername": peername, "socket": self._socket})
+        extra = {"peername": peername, "socket": self._socket if has_socket else None}
+        super().__init__(extra)
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._can_write_eof = can_write_eof

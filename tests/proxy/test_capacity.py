@@ -38,6 +38,35 @@ async def test_a_client_too_many_is_turned_away_and_the_others_are_served() -> N
         assert talk.log[0]["client"] == "203.0.113.7"
 
 
+async def test_who_comes_again_and_again_takes_no_place() -> None:
+    """Those that are being turned away do not count, or nobody else would get in."""
+    async with Conversation(max_connections=1) as talk:
+        served = talk.connect()
+        crowd = [talk.connect() for _ in range(2000)]
+        answered = [each for each in crowd if each.received]
+        assert 100 <= len(answered) < 2000, "each answer lingers, so their number has an end, too"
+        await talk.settle()
+        assert all(each.end == "eof" for each in answered)
+        assert all(each.end == "closed" for each in crowd if not each.received)
+        served.reset()
+        await talk.settle()
+        client = await talk.request(PUBLIC)
+        assert read_one(client.received).status == 200
+        for each in answered:
+            each.send_eof()
+        await talk.settle()
+        assert talk.plane.turned_away == 0
+        assert read_one(talk.connect().received).status == 503
+
+
+async def test_a_client_too_many_on_the_way_out_is_only_closed() -> None:
+    async with Conversation(max_connections=0) as talk:
+        talk.plane.draining = True
+        client = talk.connect()
+        await talk.settle()
+        assert not client.is_open
+
+
 async def test_a_place_is_free_again_when_its_client_goes() -> None:
     async with Conversation(max_connections=1) as talk:
         talk.connect().reset()
@@ -207,3 +236,74 @@ async def test_who_comes_after_the_end_is_closed() -> None:
         assert not client.is_open
         assert client.received == b""
         assert talk.forwarded == b""
+
+
+# What outlasts the drain
+
+
+def cut(talk: Conversation) -> None:
+    """Do what ends a drain that took too long."""
+    talk.plane.draining = True
+    for connection in list(talk.plane.connections):
+        connection.cut()
+
+
+@pytest.mark.parametrize("waits_for", ["store", "network", "answer"])
+async def test_a_request_that_waits_is_told_that_it_is_in_vain(waits_for: str) -> None:
+    async with Conversation() as talk:
+        if waits_for != "answer":
+            waits = getattr(talk, waits_for)
+            waits.gate = asyncio.get_running_loop().create_future()
+        client = await talk.ask(ASK)
+        cut(talk)
+        await talk.settle()
+        response = read_one(client.received)
+        assert (response.status, response.json()["error"]) == (503, "Service Unavailable")
+        assert response.closes
+        assert talk.reasons() == ["draining"]
+        assert talk.spent() == (1 if waits_for == "answer" else 0)
+        if waits_for == "answer":
+            assert talk.upstream.end == "closed"
+
+
+@pytest.mark.parametrize(("version", "end"), [(b"1.1", "closed"), (b"1.0", "reset")])
+async def test_a_response_that_outlasts_it_never_looks_whole(version: bytes, end: str) -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC.replace(b"1.1", version))
+        talk.upstream.send(b"HTTP/1.1 200 OK\r\n\r\nthe first half")
+        await talk.settle()
+        cut(talk)
+        await talk.settle()
+        assert client.end == end
+        assert not client.received.endswith(b"0\r\n\r\n")
+        assert (talk.log[0]["status"], talk.reasons()) == (200, ["draining"])
+
+
+async def test_a_client_that_does_not_read_the_end_of_a_response_sees_a_reset() -> None:
+    async with Conversation() as talk:
+        client = talk.connect()
+        client.stop_reading()
+        client.send(PUBLIC.replace(b"1.1", b"1.0"))
+        await talk.settle()
+        talk.upstream.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 50_000)
+        talk.upstream.send_eof()
+        await talk.settle()
+        assert talk.reasons() == ["ok"]
+        cut(talk)
+        await talk.settle()
+        assert client.end == "reset"
+
+
+async def test_a_client_that_sent_far_ahead_is_closed_when_its_response_ends() -> None:
+    async with Conversation() as talk:
+        client = await talk.ask(PUBLIC)
+        talk.upstream.send(OK[:-1])
+        await talk.settle()
+        while not client.is_held_back():
+            client.send(PUBLIC * 200)
+        talk.plane.draining = True
+        talk.upstream.send(OK[-1:])
+        await talk.settle()
+        assert read_one(client.received).body == b"ok"
+        assert not client.is_open
+        assert talk.forwarded.count(b"GET ") == 1

@@ -292,6 +292,22 @@ async def test_a_client_that_does_not_read_its_refusal(talk: Conversation) -> No
     assert client.end == "reset"
 
 
+async def test_a_refusal_that_does_not_fit_waits_for_the_client_to_read(talk: Conversation) -> None:
+    client = talk.connect()
+    client.stop_reading()
+    client.send(ASK)
+    await talk.settle()
+    talk.upstream.send(START + b"Content-Length: 65000\r\n\r\n" + b"x" * 65_000)
+    await talk.settle()
+    client.send(b"GET /")
+    await talk.wait(HEAD_S)
+    assert talk.reasons() == ["ok", "head_timeout"]
+    client.read()
+    await talk.settle()
+    assert [each.status for each in read(client.received, "GET", "GET")] == [200, 408]
+    assert client.end == "eof"
+
+
 # Connections to the upstream
 
 

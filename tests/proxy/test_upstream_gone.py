@@ -177,6 +177,18 @@ async def test_a_reset_is_no_end_of_a_body_that_lasts_until_the_close(
     assert talk.reasons() == ["upstream_closed"]
 
 
+async def test_without_a_socket_to_tell_the_connection_is_broken_off_all_the_same(
+    talk: Conversation,
+) -> None:
+    client = talk.connect(has_socket=False)
+    client.send(KEEP_ALIVE_1_0)
+    await talk.settle()
+    talk.upstream.send(WHOLE["length"])
+    talk.upstream.reset()
+    await talk.settle()
+    assert not client.is_open
+
+
 async def test_nothing_that_the_client_sent_ahead_is_served_after_a_broken_response(
     talk: Conversation,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import HOST, request, running
+from tests.harness import request, running
 
 if TYPE_CHECKING:
     from tests.harness import Running
@@ -29,14 +29,20 @@ auth = []
 """
 
 
-async def assert_refused(run: Running, target: bytes, *, host: bytes = HOST) -> None:
-    """Assert that nobody gets this target forwarded, and that its connection closes."""
-    client = await run.connect()
-    response = await client.ask(request(b"GET " + target, host=host))
-    assert (target, response.status, response.json()["error"]) == (target, 400, "Bad Request")
-    assert await client.is_closed()
-    client.close()
-    assert run.upstream.requests == []
+async def assert_refused(run: Running, target: bytes) -> None:
+    """Assert that nobody gets this target forwarded, and that its connection closes.
+
+    On a new connection, and on one that has had a request with the very same fields.
+    """
+    for earlier in ((), (request(b"GET /public/earlier"),)):
+        client = await run.connect()
+        for raw in earlier:
+            await client.ask(raw)
+        response = await client.ask(request(b"GET " + target))
+        assert (target, response.status, response.json()["error"]) == (target, 400, "Bad Request")
+        assert await client.is_closed()
+        client.close()
+    assert all(b" /public/earlier " in received.head for received in run.upstream.requests)
 
 
 FRAGMENTS = [
@@ -258,7 +264,11 @@ async def test_threat_19_no_spelling_of_the_host_changes_the_decision(
 async def test_threat_19_a_host_that_is_none_is_refused(world: World, host: bytes) -> None:
     """CVE-2026-48794: an authority that is not a host."""
     async with running(world.path, routes=ROUTES) as run:
-        await assert_refused(run, b"/public", host=host)
+        client = await run.connect()
+        response = await client.ask(request(b"GET /public", host=host))
+        assert (response.status, response.json()["error"]) == (400, "Bad Request")
+        assert await client.is_closed()
+        assert run.upstream.requests == []
 
 
 def odd_targets() -> list[bytes]:
