@@ -32,7 +32,7 @@ class Plan:
 
 FULL = Plan(
     rounds=5,
-    connections=32,
+    connections=64,
     warmup_s=1.0,
     requests_s=3.0,
     streams=1000,
@@ -47,7 +47,7 @@ FULL = Plan(
 
 QUICK = Plan(
     rounds=1,
-    connections=32,
+    connections=64,
     warmup_s=0.5,
     requests_s=2.0,
     streams=500,
