@@ -55,9 +55,8 @@ def _read_path(text: str) -> str | None:
     """Return a path in the one spelling that sidecar and upstream read alike."""
     if not _PATH.fullmatch(text) or (text.endswith("/") and text != "/"):
         return None
-    segments = text[1:].split("/")
-    # Some servers cut a segment at ";" before they look for dots.
-    if text != "/" and any(segment.split(";")[0] in {"", ".", ".."} for segment in segments):
+    # Some servers cut a segment at ";": to them it would be another path.
+    if ";" in text or (text != "/" and {"", ".", ".."} & set(text[1:].split("/"))):
         return None
     return text
 
@@ -81,8 +80,8 @@ METHOD = text_matching("method", 'an HTTP method in capitals, such as "GET"', r"
 ROLE = Form("role", "one role, without commas", _read_role)
 PATH = Form(
     "path",
-    'a path such as "/v1/chat": without a query, percent escapes, "//", segments "." and "..",'
-    ' or "/" at its end',
+    'a path such as "/v1/chat": without a query, percent escapes, ";", "//", segments "." and'
+    ' "..", or "/" at its end',
     _read_path,
 )
 UPSTREAM_NAME = text_matching(

@@ -49,7 +49,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
         ),
         (
             '  routes[0].path: must be a path such as "/v1/chat": without a query, percent escapes,'
-            ' "//", segments "." and "..", or "/" at its end (got "/v1/chat/")'
+            ' ";", "//", segments "." and "..", or "/" at its end (got "/v1/chat/")'
         ),
         '  routes[0].auth[1]: must be "api_key" or "session" (got "sesion")',
         '  routes[1].upstream (/api/export): no such upstream; there is "chat"',

@@ -120,7 +120,7 @@ def test_an_upstreams_name_needs_no_quotes_anywhere(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["/", "/v1/chat", "/.well-known/x", "/a.b/..c", "/a;b=1", "/~u/(x)/*", "/a:b@c"]
+    "text", ["/", "/v1/chat", "/.well-known/x", "/a.b/..c", "/~u/(x)/*", "/a:b@c"]
 )
 def test_a_path_in_its_one_spelling_is_kept(text: str) -> None:
     assert PATH.parse(text) == text
@@ -138,6 +138,7 @@ def test_a_path_in_its_one_spelling_is_kept(text: str) -> None:
         pytest.param("/v1/../admin", id="dots"),
         pytest.param("/v1/..;x/admin", id="dots-with-parameter"),
         pytest.param("/v1/;x/admin", id="only-a-parameter"),
+        pytest.param("/a;b=1", id="parameter"),
         pytest.param("/v1%2Fchat", id="escape"),
         pytest.param("/v1?x", id="query"),
         pytest.param("/v1#x", id="fragment"),
