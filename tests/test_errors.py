@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar import errors
 from sidecar.errors import Refusal, Refused, quota_exhausted, rate_limited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
@@ -75,9 +79,9 @@ def test_messages_do_not_tell_what_about_a_credential_was_wrong() -> None:
 @pytest.mark.parametrize("make", [rate_limited, quota_exhausted])
 @pytest.mark.parametrize(("asked", "told"), [(-3, 1), (0, 1), (1, 1), (3600, 3600)])
 def test_no_one_is_told_to_come_again_at_once(
-    make: type[Refusal], asked: int, told: int
+    make: Callable[[int], Refusal], asked: int, told: int
 ) -> None:
-    assert make(asked).retry_after_s == told  # type: ignore[call-arg,arg-type]
+    assert make(asked).retry_after_s == told
 
 
 def test_a_refusal_that_is_raised_names_its_reason_alone() -> None:

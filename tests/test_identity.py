@@ -33,7 +33,19 @@ def test_letters_beyond_ascii_go_as_utf_8() -> None:
 @pytest.mark.parametrize("place", ["organization_id", "user_id", "role", "key_id"])
 @pytest.mark.parametrize(
     "text",
-    ["a\r\nx-user-id: eve", "a\nb", "a\rb", "a\x00", "\x1f", "a\x7f", " a", "a ", "\ta", "a\t", " "],
+    [
+        "a\r\nx-user-id: eve",
+        "a\nb",
+        "a\rb",
+        "a\x00",
+        "\x1f",
+        "a\x7f",
+        " a",
+        "a ",
+        "\ta",
+        "a\t",
+        " ",
+    ],
 )
 def test_what_no_header_can_carry_makes_no_identity(place: str, text: str) -> None:
     """A value that ends its line would let whoever chose it write lines of its own."""

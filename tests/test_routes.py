@@ -69,7 +69,17 @@ def test_a_clear_target_is_kept_byte_for_byte(target: bytes) -> None:
         *(b"/a%0a", b"/a%0d%0ab", b"/a%7f", b"/a%1f", b"/a%09", b"/a%250a"),
         *(b"/a%c0%afb", b"/%c0%ae%c0%ae/a", b"/a%c1%9c", b"/a%e0%80%af", b"/a%f0%80%80%af"),
         *(b"/a%25c0%25af", b"/a%", b"/a%4", b"/a%zz", b"/a%u002e", b"/a% 1", b"/a%+1", b"/a%-1"),
-        *(b"/a#b", b"/#", b"/a?b#c", b"/a b", b"/a?b c", b"/a\tb", b"/a\x00", b"/a?\x00", b"/a\x7f"),
+        *(
+            b"/a#b",
+            b"/#",
+            b"/a?b#c",
+            b"/a b",
+            b"/a?b c",
+            b"/a\tb",
+            b"/a\x00",
+            b"/a?\x00",
+            b"/a\x7f",
+        ),
         *(b"/\xc3\xa4", b"/a?\xc3\xa4", b"/a\x80", b"/a\r\n", b"/a?b\n"),
         *(b"ftp://api.test/a", b"http:/api.test/a", b"http:api.test/a", b"http//api.test/"),
         *(b"http://api.test/a#b", b"http://api.test//a", b"http://api.test/../a", b"://api.test/"),
@@ -112,8 +122,11 @@ def test_an_absolute_target_of_another_host_is_refused(target: bytes, host: byte
 
 
 TELLING = st.sampled_from(
-    (b"/", b".", b"%", b"2", b"5", b"e", b"E", b"f", b"F", b"c", b"C", b"0", b"a", b"\\", b";")
-    + (b"?", b"#", b"%2e", b"%2f", b"%5c", b"%25", b"%00", b"%3b", b"%c0%ae", b"\x00", b"\xff")
+    (
+        *(b"/", b".", b"%", b"2", b"5", b"e", b"E", b"f", b"F", b"c", b"C", b"0", b"a", b"\\"),
+        *(b";", b"?", b"#", b"%2e", b"%2f", b"%5c", b"%25", b"%00", b"%3b", b"%c0%ae", b"\x00"),
+        b"\xff",
+    )
 )
 
 
@@ -122,11 +135,11 @@ TELLING = st.sampled_from(
 @example(b"a/..%3B/b")
 def test_no_decoding_of_an_accepted_path_shows_what_was_not_there(rest: bytes) -> None:
     target = b"/" + rest
-    try:
-        accepted = parse_target(target, HOST)
-    except Refused as refused:
-        assert refused.refusal is BAD_TARGET
+    refusal = refusal_of(target)
+    if refusal is not None:
+        assert refusal is BAD_TARGET
         return
+    accepted = parse_target(target, HOST)
     assert accepted.origin_form == target
     assert accepted.path == target.partition(b"?")[0]
     once = unquote_to_bytes(accepted.path)
@@ -163,7 +176,18 @@ def test_a_host_with_or_without_a_port_is_accepted(host: bytes) -> None:
     "host",
     [
         *(b"", b" ", b".", b"-a", b"_a", b"a b", b"a,b", b"a/b", b"a@b", b"a?b", b"a#b", b"a\\b"),
-        *(b"a:", b"a:b", b"a:1:2", b"a:123456", b"::1", b"[", b"[]", b"[::1", b"[a.test]", b"[::g]"),
+        *(
+            b"a:",
+            b"a:b",
+            b"a:1:2",
+            b"a:123456",
+            b"::1",
+            b"[",
+            b"[]",
+            b"[::1",
+            b"[a.test]",
+            b"[::g]",
+        ),
         *(b"a\n", b"a\x00", b"a%41", b"\xc3\xa4", b"a" * 255, b"[::1]x", b"x[::1]", b"a:80\n"),
     ],
 )

@@ -124,8 +124,8 @@ class ChunkedReader:
         return end + 1
 
     def _bound_line(self, length: int) -> None:
-        # Between a chunk's bytes and the next size there is an empty line and nothing else: a longer
-        # one would be a chunk longer than its size says.
+        # Between a chunk's bytes and the next size there is an empty line: more than that would be
+        # a chunk longer than its size says.
         if length > (2 if self._state == self._DATA_END else _LINE_BYTES):
             raise FramingError("a line of the chunked framing is too long")
 

@@ -82,7 +82,8 @@ async def test_it_is_not_ready_while_it_drains(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/v1/chat", "/healthz/x", "/readyz/", "/debug", "/.env", "/%68ealthz/"]
+    "path",
+    ["/", "/metrics", "/v1/chat", "/healthz/x", "/readyz/", "/debug", "/.env", "/%68ealthz/"],
 )
 async def test_nothing_else_is_served(served: Served, path: str) -> None:
     assert (await served.ask(path))[0] == 404

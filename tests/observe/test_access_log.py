@@ -88,17 +88,21 @@ def test_what_is_not_known_is_null() -> None:
 
 
 def test_a_line_of_text_says_it_to_a_person() -> None:
-    assert lines(entry(**FULL), as_text=True) == [
+    by_key, by_session, malformed = lines(
+        entry(**FULL),
+        entry(**{**FULL, "auth": "session", "key_id": None}),
+        entry(status=400, reason="bad_host"),
+        as_text=True,
+    )
+    assert by_key == (
         b"08:00:00.250 200 GET /v1/chat?a=[redacted] ok api_key org_acme key_1 12.3ms"
         b" 203.0.113.7 r1\n"
-    ]
-    assert lines(entry(**{**FULL, "auth": "session", "key_id": None}), as_text=True) == [
+    )
+    assert by_session == (
         b"08:00:00.250 200 GET /v1/chat?a=[redacted] ok session org_acme user_ada 12.3ms"
         b" 203.0.113.7 r1\n"
-    ]
-    assert lines(entry(status=400, reason="bad_host"), as_text=True) == [
-        b"08:00:00.250 400 - - bad_host - - - 0.0ms 203.0.113.7 r1\n"
-    ]
+    )
+    assert malformed == b"08:00:00.250 400 - - bad_host - - - 0.0ms 203.0.113.7 r1\n"
 
 
 @pytest.mark.parametrize(

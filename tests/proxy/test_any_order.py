@@ -7,7 +7,6 @@ sees anything but HTTP.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import h11
@@ -15,12 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.identity import Quota
-from tests.proxy.conversation import BY_COOKIE, BY_KEY, KEY_RECORD, OK, Conversation
+from tests.proxy.conversation import BY_COOKIE, BY_KEY, OK, Conversation
+from tests.proxy.memory_transport import FarEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.proxy.memory_transport import FarEnd
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOST = b"Host: api.test\r\n"
 SMUGGLED = b"GET /public/smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n"
@@ -132,7 +133,7 @@ ACTIONS = st.one_of(
 
 async def play(actions: list[tuple[object, ...]]) -> None:
     async with Conversation(upstream_connections=2) as talk:
-        talk.change_key(quota=replace(Quota(), max_requests=3, window_s=60.0))
+        talk.change_key(quota=Quota(max_requests=3, window_s=60.0))
         acting = Play(talk)
         for name, *details in actions:
             await _act(acting, str(name), *details)
@@ -146,33 +147,31 @@ async def play(actions: list[tuple[object, ...]]) -> None:
 
 async def _act(acting: Play, name: str, *details: object) -> None:
     talk = acting.talk
-    who = details[0] if details and isinstance(details[0], int) else 0
-    simple: dict[str, Callable[[], object]] = {
-        "eof": lambda: acting.clients[who].send_eof(),
-        "reset": lambda: acting.clients[who].reset(),
-        "renew": lambda: acting.renew(who),
-        "stop": lambda: acting.clients[who].stop_reading(),
-        "read": lambda: acting.clients[who].read(),
-        "up-eof": lambda: acting.act(who, lambda end: end.send_eof()),
-        "up-reset": lambda: acting.act(who, lambda end: end.reset()),
-        "up-stop": lambda: acting.act(who, lambda end: end.stop_reading()),
-        "up-read": lambda: acting.act(who, lambda end: end.read()),
-        "hold": lambda: acting.hold(str(details[0])),
-    }
-    if name in ("send", "answer"):
+    if name in ("send", "answer", "renew", "hold"):
         getattr(acting, name)(*details)
+    elif name in CLIENT_ACTIONS:
+        CLIENT_ACTIONS[name](acting.clients[int(str(details[0]))])
+    elif name in UPSTREAM_ACTIONS:
+        acting.act(int(str(details[0])), UPSTREAM_ACTIONS[name])
     elif name == "wait":
         await talk.wait(float(str(details[0])))
     elif name == "refuse":
         talk.network.error = ConnectionRefusedError() if details[0] else None
     elif name == "settle":
         await talk.settle()
-    elif name == "drain":
+    else:
         talk.plane.draining = True
         for connection in list(talk.plane.connections):
             connection.drain()
-    else:
-        simple[name]()
+
+
+CLIENT_ACTIONS: dict[str, Callable[[FarEnd], None]] = {
+    "eof": FarEnd.send_eof,
+    "reset": FarEnd.reset,
+    "stop": FarEnd.stop_reading,
+    "read": FarEnd.read,
+}
+UPSTREAM_ACTIONS = {f"up-{name}": action for name, action in CLIENT_ACTIONS.items()}
 
 
 def _targets(upstream: FarEnd) -> list[bytes]:

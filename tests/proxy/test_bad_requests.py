@@ -143,6 +143,10 @@ BAD_TARGET = {
     "beyond-ascii": get(b"/public/\xc3\xa4"),
     "beyond-ascii-in-the-query": get(b"/public?\xff"),
     "dot-segment": get(b"/public/../v1/chat"),
+    "dot-segment-in-1.0": get(b"/public/../v1").replace(b"1.1", b"1.0"),
+    "dot-segment-in-the-last-request": hosted(b"Host: api.test", b"Connection: close").replace(
+        b"/public", b"/public/.."
+    ),
     "encoded-slash": get(b"/public%2f..%2fv1"),
     "double-slash": get(b"//public"),
     "double-slash-in-an-absolute-one": get(b"http://api.test//public"),
@@ -201,7 +205,7 @@ async def test_it_is_answered_once_and_closed_and_nothing_is_forwarded(
     async with Conversation(head_limits=LIMITS) as talk:
         client = talk.connect()
         if raw.endswith(b"\r\n\r\n"):
-            # What follows is a request of its own, and would be answered if the place were not lost.
+            # What follows is a request of its own, which would be answered by whoever reads on.
             raw += get(b"/public")
         for at in range(0, len(raw), step):
             client.send(raw[at : at + step])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import h11
@@ -29,7 +30,7 @@ NEXT = b"GET / HTTP/1.1\r\n\r\n"
 def pieces_of(raw: bytes, cuts: list[int]) -> list[bytes]:
     """Return *raw* cut at these places, taken modulo its length."""
     places = sorted({cut % (len(raw) + 1) for cut in cuts} | {0, len(raw)})
-    return [raw[start:end] for start, end in zip(places, places[1:], strict=False)] or [raw]
+    return [raw[start:end] for start, end in pairwise(places)] or [raw]
 
 
 def read(reader: BodyReader, pieces: list[bytes]) -> tuple[bytes, bytes]:
@@ -48,9 +49,9 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 EXTENSION = st.sampled_from((b"", b";", b";a", b";a=b", b' ; a="b;c"', b"\t", b";\xff"))
 SIZE = st.sampled_from((b"%x", b"%X", b"0%x", b"000000%x"))
 NAME = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1, max_size=8).map(str.encode)
-VALUE = st.text(
-    [chr(code) for code in range(0x21, 0x7F)] + ["\xe9"], max_size=12
-).map(lambda text: text.encode("latin-1"))
+VALUE = st.text([chr(code) for code in range(0x21, 0x7F)] + ["\xe9"], max_size=12).map(
+    lambda text: text.encode("latin-1")
+)
 
 
 @st.composite
@@ -82,7 +83,7 @@ def test_a_chunked_body_is_read_exactly_however_it_is_cut(
 
 @given(bodies())
 def test_an_unfinished_body_is_not_done(
-    body: tuple[bytes, list[bytes], list[tuple[bytes, bytes]]]
+    body: tuple[bytes, list[bytes], list[tuple[bytes, bytes]]],
 ) -> None:
     raw, _, _ = body
     for end in range(len(raw)):
@@ -93,8 +94,11 @@ def test_an_unfinished_body_is_not_done(
 
 LIKELY = st.lists(
     st.sampled_from(
-        (b"0", b"1", b"2", b"a", b"F", b"g", b";", b"x", b":", b" ", b"\t", b"\r\n", b"\n", b"\r")
-        + (b"\r\n\r\n", b"0\r\n\r\n", b"1\r\nx\r\n", b"\x00", b"\xff", b"A: b\r\n", b"-", b"+")
+        (
+            *(b"0", b"1", b"2", b"a", b"F", b"g", b";", b"x", b":", b" ", b"\t", b"\r\n", b"\n"),
+            *(b"\r", b"\r\n\r\n", b"0\r\n\r\n", b"1\r\nx\r\n", b"\x00", b"\xff", b"A: b\r\n"),
+            *(b"-", b"+"),
+        )
     ),
     max_size=20,
 ).map(b"".join)
@@ -105,7 +109,7 @@ LIKELY = st.lists(
 @example(b"1\r\nx\r\n0\r\nA: b\r\n\r\n", [3, 9])
 @example(b"0" * 15 + b"\r\n\r\n", [])
 def test_garbage_is_refused_or_read_alike_however_it_is_cut(raw: bytes, cuts: list[int]) -> None:
-    outcomes = []
+    outcomes: list[object] = []
     for pieces in ([raw], pieces_of(raw, cuts), [bytes([byte]) for byte in raw]):
         reader = ChunkedReader()
         try:
@@ -188,10 +192,8 @@ def test_faulty_framing_is_refused_at_its_first_wrong_line(raw: bytes) -> None:
     with pytest.raises(FramingError) as caught:
         ChunkedReader().feed(raw)
     assert "b" * 20 not in str(caught.value)
-    reader = ChunkedReader()
     with pytest.raises(FramingError):
-        for byte in raw:
-            reader.feed(bytes([byte]))
+        read(ChunkedReader(), [bytes([byte]) for byte in raw])
 
 
 def test_lines_and_trailers_may_be_as_long_as_allowed() -> None:

@@ -135,8 +135,11 @@ async def test_cookies_of_several_lines_are_kept_but_for_ours(talk: Conversation
     lines = (b"Cookie: a=1\r\n", BY_COOKIE, b"cookie: b=2\r\n")
     assert (await answer_to(talk, ask(b"/v1/chat", *lines))).status == 200
     assert talk.forwarded == (
-        b"GET /v1/chat HTTP/1.1\r\n" + HOST + b"Cookie: a=1\r\ncookie: b=2\r\n"
-        + SESSION_LINES + tail()
+        b"GET /v1/chat HTTP/1.1\r\n"
+        + HOST
+        + b"Cookie: a=1\r\ncookie: b=2\r\n"
+        + SESSION_LINES
+        + tail()
     )
 
 
@@ -146,8 +149,9 @@ async def test_cookies_of_several_lines_are_kept_but_for_ours(talk: Conversation
 async def test_a_session_may_select_another_of_its_organizations(talk: Conversation) -> None:
     line = b"X-Organization-Id: org_globex\r\n"
     assert (await answer_to(talk, ask(b"/v1/chat", BY_COOKIE, line))).status == 200
-    assert b"x-organization-id: org_globex\r\nx-user-id: user_ada\r\nx-organization-role: member" in (
-        talk.forwarded
+    assert (
+        b"x-organization-id: org_globex\r\nx-user-id: user_ada\r\nx-organization-role: member"
+        in (talk.forwarded)
     )
     assert talk.forwarded.lower().count(b"x-organization-id") == 1
     assert talk.log[0]["organization"] == "org_globex"
@@ -306,9 +310,7 @@ async def test_a_page_of_another_site_may_not_change_anything_with_a_cookie(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
-async def test_it_may_read_as_far_as_the_browser_lets_it(
-    talk: Conversation, method: bytes
-) -> None:
+async def test_it_may_read_as_far_as_the_browser_lets_it(talk: Conversation, method: bytes) -> None:
     response = await answer_to(talk, ask(b"/v1/chat", BY_COOKIE, EVIL, method=method))
     assert response.status == 200
 
@@ -419,7 +421,9 @@ async def test_an_upgrade_is_never_forwarded(talk: Conversation, upgrade: bytes)
 
 async def test_the_host_is_the_clients_or_the_upstreams_own() -> None:
     async with Conversation(keeps_host=False) as talk:
-        await answer_to(talk, b"GET /public HTTP/1.1\r\nA: b\r\nhost:  api.test\r\nHostile: c\r\n\r\n")
+        await answer_to(
+            talk, b"GET /public HTTP/1.1\r\nA: b\r\nhost:  api.test\r\nHostile: c\r\n\r\n"
+        )
         assert talk.forwarded.startswith(
             b"GET /public HTTP/1.1\r\nA: b\r\nHost: upstream.test:9001\r\nHostile: c\r\n"
         )

@@ -145,7 +145,14 @@ def test_the_api_key_header_is_the_configured_one() -> None:
         ((b"close",), False, False),
         ((b"CLOSE",), False, False),
         ((b"keep-alive, close",), False, False),
-        ((b"keep-alive", b"close",), False, False),
+        (
+            (
+                b"keep-alive",
+                b"close",
+            ),
+            False,
+            False,
+        ),
         ((b"x-hop ,\tclose\t, y",), False, False),
         ((b"closed",), True, False),
         ((b"x-hop",), True, False),

@@ -215,7 +215,7 @@ def test_a_peer_is_trusted_by_its_address(
     assert (peer.address, peer.is_trusted) == (address, is_trusted)
 
 
-async def test_a_peer_without_an_address_is_nobody(talk: Conversation) -> None:
+def test_a_peer_without_an_address_is_nobody() -> None:
     peer = Peer("unknown", is_trusted=False, scheme=b"http")
     assert peer.lines.startswith(b"x-forwarded-for: unknown\r\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from sidecar.proxy.gateway import Gateway
 from tests.proxy.conversation import Conversation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sidecar.observe.access_log import Entry
 
@@ -74,7 +75,7 @@ class BrokenLog:
 async def test_a_failure_inside_costs_the_connection_and_no_other(
     caplog: pytest.LogCaptureFixture,
     request_: bytes,
-    answers: bool,  # noqa: FBT001
+    answers: bool,
 ) -> None:
     async with Conversation() as talk:
         log, talk.plane.log = talk.plane.log, BrokenLog()
@@ -93,11 +94,8 @@ async def test_a_failure_in_a_decision_that_was_waited_for_costs_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Conversation() as talk:
-
         talk.store.gate = asyncio.get_running_loop().create_future()
-        client = await talk.ask(
-            b"GET /v1/chat HTTP/1.1\r\n%bx-api-key: wrong\r\n\r\n" % HOST
-        )
+        client = await talk.ask(b"GET /v1/chat HTTP/1.1\r\n%bx-api-key: wrong\r\n\r\n" % HOST)
         talk.plane.log, log = BrokenLog(), talk.plane.log
         talk.store.gate.set_result(None)
         await talk.settle()
@@ -128,6 +126,15 @@ async def gateway() -> AsyncIterator[tuple[Gateway, Conversation]]:
         await gateway.start()
         yield gateway, talk
         await gateway.stop(0.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop and the sockets go on until something holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        for _ in count():
+            if condition():
+                return
+            await asyncio.sleep(0)
 
 
 class SocketClient:
@@ -168,8 +175,7 @@ async def test_a_gateway_ends_what_waits_too_long(gateway: tuple[Gateway, Conver
     listening, talk = gateway
     client = SocketClient(listening.address)
     await client.send(b"GET /")
-    while not talk.plane.connections:
-        await asyncio.sleep(0)
+    await until(lambda: talk.plane.connections)
     await talk.settle()
     talk.clock.advance(11)
     assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
@@ -183,14 +189,14 @@ async def test_a_sweep_that_fails_is_followed_by_the_next(
     log, talk.plane.log = talk.plane.log, BrokenLog()
     first = SocketClient(listening.address)
     await first.send(b"GET /")
-    while "sweep" not in caplog.text:
-        talk.clock.advance(11)
-        await asyncio.sleep(0.01)
+    await until(lambda: talk.plane.connections)
+    await talk.settle()
+    talk.clock.advance(11)
+    await until(lambda: "sweep" in caplog.text)
     talk.plane.log = log
     second = SocketClient(listening.address)
     await second.send(b"GET /")
-    while len(talk.plane.connections) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: len(talk.plane.connections) == 2)
     await talk.settle()
     talk.clock.advance(11)
     assert (await second.read_to_end()).startswith(b"HTTP/1.1 408 ")
@@ -205,8 +211,7 @@ async def test_a_gateway_that_stops_lets_what_is_in_flight_end() -> None:
         address = gateway.address
         client, idle = SocketClient(address), SocketClient(address)
         await client.send(PUBLIC)
-        while not talk.network.upstreams or len(talk.plane.connections) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: talk.network.upstreams and len(talk.plane.connections) == 2)
         await talk.settle()
         stopping = asyncio.create_task(gateway.stop(TIMEOUT_S))
         assert await idle.read_to_end() == b""
@@ -228,8 +233,7 @@ async def test_a_gateway_that_stops_breaks_off_what_does_not_end() -> None:
         await gateway.start()
         client = SocketClient(gateway.address)
         await client.send(PUBLIC.replace(b"1.1", b"1.0"))
-        while not talk.network.upstreams:
-            await asyncio.sleep(0)
+        await until(lambda: talk.network.upstreams)
         await talk.settle()
         talk.upstream.send(b"HTTP/1.1 200 OK\r\n\r\nthe first half")
         assert (await client.read_until(b"half")).endswith(b"the first half")

@@ -218,6 +218,22 @@ async def test_a_slow_client_still_gets_what_came_before_the_break(talk: Convers
 # Between two requests
 
 
+async def test_a_connection_whose_body_lasted_until_its_close_serves_nobody_else(
+    talk: Conversation,
+) -> None:
+    """The next request is there already, in the very moment in which the upstream closes."""
+    client = await talk.ask(ASK + ASK)
+    first = talk.upstream
+    first.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+    first.send_eof()
+    await talk.settle()
+    assert talk.upstream is not first
+    talk.upstream.send(OK)
+    await talk.settle()
+    bodies = [each.body for each in read(client.received, "GET", "GET")]
+    assert bodies == [b"all of it", b"ok"]
+
+
 async def test_a_kept_connection_that_ends_is_used_no_more(
     talk: Conversation, leave: Callable[[FarEnd], None]
 ) -> None:
