@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -38,6 +39,10 @@ _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._\-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
+
+_REMEMBERED = 4096
+_REMEMBERED_BYTES = 256
+"""Targets up to this length are remembered; together they hold 1 MiB at most."""
 
 
 class Target(NamedTuple):
@@ -79,6 +84,21 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._by_prefix = {route.prefix.rstrip(b"/"): route for route in routes}
         self._longest = max(map(len, self._by_prefix), default=0)
+        self._resolve_again = lru_cache(maxsize=_REMEMBERED)(self._resolve)
+
+    def resolve(self, target: bytes, host: bytes) -> tuple[Target, Route | None]:
+        """Return the checked form of a request *target*, and its route.
+
+        Short ones in origin form, which depend on nothing else, are remembered.
+        Raises Refused as `parse_target` does.
+        """
+        if len(target) <= _REMEMBERED_BYTES and target[:1] == b"/":
+            return self._resolve_again(target)
+        return self._resolve(target, host)
+
+    def _resolve(self, raw: bytes, host: bytes = b"") -> tuple[Target, Route | None]:
+        target = parse_target(raw, host)
+        return target, self.match(target.path)
 
     def match(self, path: bytes) -> Route | None:
         """Return the route of *path* (checked by `parse_target`), or None.

@@ -59,9 +59,8 @@ class ApiKeys(Verifier[KeyRecord]):
         self._store = store
         self._organization_field = organization_field
 
-    def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
+    def lookup(self, demand: Demand, presented: Presented, now: float) -> Answer | Pending:
         """Decide on the API key that was presented; there is at least one."""
-        now = self._clock.monotonic()
         digest = presented.key_name
         if digest is None:
             raw = presented.api_keys[0].strip(b" \t")

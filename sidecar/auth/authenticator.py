@@ -46,6 +46,7 @@ class Authenticator:
         stale_s: float,
         clock: Clock,
     ) -> None:
+        self._clock = clock
         self._background = Background()
         self._queries = Queries(clock, self._background, doubt_s=fresh_s)
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
@@ -75,10 +76,14 @@ class Authenticator:
         A kind of credential that *demand* does not admit counts as missing; of those that it does,
         an API key decides alone. Pending where the store has to be asked first.
         """
+        now = self._clock.monotonic()
+        last = presented.admission
+        if last is not None and last.demand is demand and now < last.entry.settled_until:
+            return last.identity
         if presented.api_keys and "api_key" in demand.admits:
-            return self._api_keys.lookup(demand, presented)
+            return self._api_keys.lookup(demand, presented, now)
         if "session" in demand.admits:
-            return self._sessions.lookup(demand, presented)
+            return self._sessions.lookup(demand, presented, now)
         return NO_CREDENTIAL
 
     async def close(self) -> None:

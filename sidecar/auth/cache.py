@@ -42,7 +42,7 @@ UNKNOWN: Final = _Unknown.UNKNOWN
 class Entry(Generic[R]):
     """One record of the store, and what was made of it."""
 
-    __slots__ = ("admitted", "ask_after", "loaded_at", "record", "seats")
+    __slots__ = ("admitted", "ask_after", "loaded_at", "record", "seats", "settled_until")
 
     def __init__(self, record: R, loaded_at: float, ask_after: float) -> None:
         self.record = record
@@ -50,6 +50,9 @@ class Entry(Generic[R]):
         """Monotonic seconds at which the store was asked: the record may be as old as this."""
         self.ask_after = ask_after
         """Monotonic seconds before which the record is not read again off the path of its use."""
+        self.settled_until = ask_after
+        """Monotonic seconds until which an admission by this record needs no second look: while it
+        is young, nothing has taken its place, and the credential has not expired."""
         self.seats: dict[str | None, Seat] = {}
         self.admitted: dict[Demand, Identity] = {}
         """Demands that were met without a word on the organization, and by whom."""
@@ -89,7 +92,7 @@ class RecordCache(Generic[R]):
             entry = self._entries[key]
         except KeyError:
             return None
-        return entry if now - entry.loaded_at < self._half_fresh_s else None
+        return entry if now < entry.settled_until else None
 
     def find(
         self, key: Hashable, question: Callable[[], Awaitable[R | None]], now: float
@@ -151,8 +154,12 @@ class RecordCache(Generic[R]):
                 # Asked no more often than while it answers, and again before its failure is so long
                 # ago that it says nothing: who comes often never waits for it.
                 entry.ask_after = self._clock.monotonic() + self._half_fresh_s
-        elif load.record is None:
-            self._entries.pop(load.key, None)
+            return
+        seen = self._entries.pop(load.key, None)
+        if seen is not None:
+            # Whoever still holds it is to look again.
+            seen.settled_until = float("-inf")
+        if load.record is None:
             self._unknown[load.key] = None
         else:
             self._entries[load.key] = self._entry(load.record, load.started_at)

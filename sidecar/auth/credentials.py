@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sidecar.auth.cache import Entry
+    from sidecar.identity import Demand, Identity
 
 KEY_BYTES = 512
 """The longest API key that is looked up: prefix and 64 letters are far below it."""
@@ -21,7 +24,15 @@ class Presented:
     It holds secrets, so it has no readable representation.
     """
 
-    __slots__ = ("api_keys", "cookies", "cross_site", "key_name", "organizations", "session_name")
+    __slots__ = (
+        "admission",
+        "api_keys",
+        "cookies",
+        "cross_site",
+        "key_name",
+        "organizations",
+        "session_name",
+    )
 
     def __init__(
         self,
@@ -43,6 +54,19 @@ class Presented:
         """The name under which the API key is remembered, once it was worked out."""
         self.session_name: bytes | None = None
         """The same of the session cookie, once its signature was found right."""
+        self.admission: Admission | None = None
+        """The last admission, for the next request that presents the very same."""
+
+
+class Admission:
+    """Who was admitted to what, by which record; good while the record is served unasked."""
+
+    __slots__ = ("demand", "entry", "identity")
+
+    def __init__(self, demand: Demand, entry: Entry[Any], identity: Identity) -> None:
+        self.demand = demand
+        self.entry = entry
+        self.identity = identity
 
 
 def is_visible_ascii(raw: bytes) -> bool:

@@ -65,9 +65,8 @@ class Sessions(Verifier[SessionRecord]):
         # written in any number of ways, and none of them may take another's room in the cache.
         self._verified: FIFOCache[bytes, bytes] = FIFOCache(entries)
 
-    def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
+    def lookup(self, demand: Demand, presented: Presented, now: float) -> Answer | Pending:
         """Decide on the session cookie that was presented, if one was."""
-        now = self._clock.monotonic()
         key = presented.session_name
         if key is not None:
             entry = self._cache.recent(key, now)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from sidecar.auth.background import log_unexpected
 from sidecar.auth.cache import UNKNOWN
+from sidecar.auth.credentials import Admission
 from sidecar.auth.membership import Seat
 from sidecar.auth.pending import Pending
 from sidecar.auth.queries import Load
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sidecar.store.base import Account
 
 R = TypeVar("R")
+
+_MARGIN_S = 1e-3
+"""How long before its end a credential is looked at again: two clocks do not agree to the last."""
 
 
 class _RoleWanted(NamedTuple):
@@ -105,14 +109,14 @@ class Verifier(ABC, Generic[R]):
         """
         if presented.organizations or presented.cross_site:
             return self._decide(entry, demand, presented, now)
-        known = entry.admitted.get(demand)
-        if known is not None and self._clock.time() < self._ends_at(entry.record):
-            return known
-        answer = self._decide(entry, demand, presented, now)
+        answer = entry.admitted.get(demand) or self._decide(entry, demand, presented, now)
         if isinstance(answer, Identity):
             member = self._member(entry.record)
             if member is None or member.complete:
+                left_s = self._ends_at(entry.record) - self._clock.time() - _MARGIN_S
+                entry.settled_until = min(entry.settled_until, now + left_s)
                 entry.admitted[demand] = answer
+                presented.admission = Admission(demand, entry, answer)
         return answer
 
     def _look_up(

@@ -34,16 +34,22 @@ class Counter:
         if (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill):
             self._allowance = _allowance(quota)
 
+    def admit(self, now: float, wall: float) -> Decision:
+        """Decide on a request, and count it if it is allowed."""
+        limit, window = self.limit, self._window
+        if window is not None and limit is not None and self._allowance is None:
+            # What nearly every request comes to; `decide` says the same at length.
+            length_s = limit.window_s
+            left_s = length_s - (now - window.opened_at)
+            room = limit.requests - window.count
+            if room > 0 and 0 < left_s <= length_s:
+                window.count += 1
+                return Decision(limit, room - 1, left_s, wall, window)
+        return self.decide(now, wall, count=True)
+
     def decide(self, now: float, wall: float, *, count: bool) -> Decision:
         """Decide on a request, and count it if it is allowed and *count* says so."""
-        limit, window = self.limit, self._window
-        if count and window is not None and limit is not None and self._allowance is None:
-            # What nearly every request comes to; the rest of this method says the same at length.
-            left_s = limit.window_s - (now - window.opened_at)
-            if 0 < left_s <= limit.window_s and window.count < limit.requests:
-                window.count += 1
-                left = limit.requests - window.count
-                return Decision("ok", limit, left, left_s, wall, window=window)
+        limit = self.limit
         room, left_s = 1, 0.0
         if limit is not None:
             room, left_s = self._standing(limit, now)
@@ -52,19 +58,21 @@ class Counter:
             allowance = self._allowance = allowance.refilled(self.quota, wall)
             if allowance.left <= 0:
                 retry_s = allowance.retry_after_s(self.quota, wall)
-                return Decision("quota_exhausted", limit, room, left_s, wall, retry_after_s=retry_s)
+                told = Decision(limit, _told(limit, room), left_s, wall, None)
+                return told.denied("quota_exhausted", retry_s)
         if room <= 0:
             retry_s = max(1, whole_seconds(left_s))
-            return Decision("rate_limited", limit, 0, left_s, wall, retry_after_s=retry_s)
+            return Decision(limit, 0, left_s, wall, None).denied("rate_limited", retry_s)
         if not count:
-            return Decision("ok", limit, room, left_s, wall)
+            return Decision(limit, _told(limit, room), left_s, wall, None)
         window = None
         if limit is not None:
             window = self._window = self._window or Window(now)
             window.count += 1
         if allowance is not None:
             allowance.left -= 1
-        return Decision("ok", limit, room - 1, left_s, wall, window=window, allowance=allowance)
+        decision = Decision(limit, _told(limit, room - 1), left_s, wall, window)
+        return decision if allowance is None else decision.counted_by(allowance)
 
     def _standing(self, limit: Limit, now: float) -> tuple[int, float]:
         """Return the room in the window, and the seconds until it ends."""
@@ -75,6 +83,11 @@ class Counter:
                 return limit.requests - window.count, left_s
             self._window = None
         return limit.requests, limit.window_s
+
+
+def _told(limit: Limit | None, room: int) -> int:
+    """Return what a client is told is left."""
+    return 0 if limit is None else max(0, room)
 
 
 def _allowance(quota: Quota) -> Allowance | None:

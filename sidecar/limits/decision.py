@@ -24,43 +24,41 @@ def whole_seconds(seconds: float) -> int:
 class Decision:
     """The standing of a key once a request of its was decided on."""
 
-    __slots__ = (
-        "_allowance",
-        "_decided_at",
-        "_limit",
-        "_window",
-        "allowed",
-        "reason",
-        "remaining",
-        "reset_after_s",
-        "retry_after_s",
-    )
+    # Defaults stand on the class: they are those of a request that passed.
+    allowed = True
+    reason: Reason = "ok"
+    retry_after_s = 0
+    """Whole seconds, at least 1, until another request may pass; 0 where this one did."""
+    _allowance: Allowance | None = None
 
     def __init__(
         self,
-        reason: Reason,
         limit: Limit | None,
         remaining: int,
         reset_after_s: float,
         decided_at: float,
-        *,
-        retry_after_s: int = 0,
-        window: Window | None = None,
-        allowance: Allowance | None = None,
+        window: Window | None,
     ) -> None:
-        """Take the Unix seconds at which it was decided, and what counted the request, if any."""
-        self.allowed = reason == "ok"
-        self.reason = reason
-        self.remaining = remaining if remaining > 0 and limit is not None else 0
+        """Take the Unix seconds at which it was decided, and the window that counted it, if any."""
+        self._limit = limit
+        self.remaining = remaining
         """Requests left in the window; 0 without a limit."""
         self.reset_after_s = reset_after_s
         """Seconds until the window ends: its whole length if none is open, 0 without a limit."""
-        self.retry_after_s = retry_after_s
-        """Whole seconds, at least 1, until another request may pass; 0 where this one did."""
-        self._limit = limit
         self._decided_at = decided_at
         self._window = window
+
+    def counted_by(self, allowance: Allowance | None) -> Decision:
+        """Return this decision, which took one of an *allowance* too."""
         self._allowance = allowance
+        return self
+
+    def denied(self, reason: Reason, retry_after_s: int) -> Decision:
+        """Return this decision as a refusal."""
+        self.allowed = False
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        return self
 
     @property
     def limited(self) -> bool:
@@ -82,9 +80,14 @@ class Decision:
         if self._limit is None:
             return b""
         left = self.remaining
-        seconds = whole_seconds(self.reset_after_s)
-        reset_at = whole_seconds(self._decided_at + self.reset_after_s)
-        return self._limit.lines % (left, seconds, left, reset_at)
+        reset_after_s = self.reset_after_s - _NOISE_S
+        # Rounded up, as `whole_seconds` does.
+        return self._limit.lines % (
+            left,
+            ceil(reset_after_s),
+            left,
+            ceil(self._decided_at + reset_after_s),
+        )
 
     def give_back(self) -> None:
         """Take back what the request was counted for, once."""

@@ -32,7 +32,6 @@ from sidecar.proxy.bodies import (
     last_chunk,
 )
 from sidecar.proxy.fields import Kind, is_hop_by_hop
-from sidecar.routes import parse_target
 
 if TYPE_CHECKING:
     from sidecar.identity import Identity
@@ -110,7 +109,6 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _upstream_full = False
     _upstream_started = 0.0
-    _upstream_s: float | None = None
     _status = 0
     _reason = "ok"
     is_last = False
@@ -163,19 +161,19 @@ class Exchange:
         elif head.content_length:
             self._body = LengthReader(head.content_length)
         try:
-            target = self._target = parse_target(raw_target, head.hosts[0])
+            self._target, route = self._plane.routes.resolve(raw_target, head.hosts[0])
         except Refused as refused:
             self._persist = False
             self.is_last = False  # nothing that it said counts
             self._refuse(refused.refusal)
             return
-        self._decide(head, target)
-
-    def _decide(self, head: RequestHead, target: Target) -> None:
-        route = self._route = self._plane.routes.match(target.path)
         if route is None:
             self._refuse(NO_ROUTE)
-            return
+        else:
+            self._route = route
+            self._decide(head, route)
+
+    def _decide(self, head: RequestHead, route: Route) -> None:
         is_preflight = (
             bool(head.preflight_methods) and head.is_preflight and route.forwards_preflight
         )
@@ -404,29 +402,45 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx, but for a 100: Expect was answered here (RFC 9110 section 10.1.1)."""
         if self._version == "1.1" and head.status != 100:
-            self._out.append(b"HTTP/1.1 %d %b%b\r\n\r\n" % (head.status, head.reason, head.fields))
+            self._out.append(b"%b%b\r\n\r\n" % (head.status_line, head.fields))
 
-    def on_response(self, head: ResponseHead, body: BodyReader) -> None:
+    def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
+        """Pass on a response that came with all that belongs to it."""
+        self._status = head.status
+        self.bytes_out = len(body)
+        decision = self._decision
+        self._out.append(
+            b"%b%b\r\nx-request-id: %b\r\n%b%b\r\n%b"
+            % (
+                head.status_line,
+                head.fields,
+                self._request_id,
+                b"" if decision is None else decision.headers(),
+                self._connection_line(),
+                body,
+            )
+        )
+        self._finish()
+
+    def on_response(self, head: ResponseHead, *, length_known: bool) -> None:
         """Pass on the head, framed for this client."""
         self._status = head.status
         framing = b""
-        if not isinstance(body, LengthReader):
+        if not length_known:
             if self._version == "1.1":
                 self._chunks_out = True
                 framing = b"Transfer-Encoding: chunked\r\n"
             else:
                 # HTTP/1.0 knows no chunks: the close tells the end.
                 self._persist = False
-        decision = self._decision
         self._out.append(
-            b"HTTP/1.1 %d %b%b\r\n%bx-request-id: %b\r\n%b%b\r\n"
+            b"%b%b\r\n%bx-request-id: %b\r\n%b%b\r\n"
             % (
-                head.status,
-                head.reason,
+                head.status_line,
                 head.fields,
                 framing,
                 self._request_id,
-                decision.headers() if decision is not None and decision.limited else b"",
+                self._limit_lines(),
                 self._connection_line(),
             )
         )
@@ -443,15 +457,20 @@ class Exchange:
         if self._chunks_out:
             kept = [field for field in trailers if not is_hop_by_hop(field[0])]
             self._out.append(last_chunk(kept))
+        self._finish()
+
+    def _finish(self) -> None:
         # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None
         out = self._out
-        self._client.write(out[0] if len(out) == 1 else b"".join(out))
+        client = self._client
+        client.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
         if connection is not None and self._pool is not None:
             self._pool.give_back(connection)
-        self._end("ok")
-        self._client.on_exchange_done(persist=self._persist)
+        self._state = _DONE
+        self._log()
+        client.on_exchange_done(persist=self._persist)
 
     def on_upstream_fault(self, refusal: Refusal) -> None:
         """Answer 502, or break off what has begun."""
@@ -538,11 +557,11 @@ class Exchange:
         if self._pending is not None:
             self._pending.abandon()
             self._pending = None
-        if self._upstream_started:
-            if self._plane.log is not None:
-                self._upstream_s = self._plane.clock.monotonic() - self._upstream_started
-        elif self._decision is not None and self._decision.allowed:
+        if not self._upstream_started and self._decision is not None and self._decision.allowed:
             self._give_back(self._decision)
+        self._log()
+
+    def _log(self) -> None:
         if self._plane.log is not None:
             self._plane.log.write(self._entry())
 
@@ -572,8 +591,7 @@ class Exchange:
         self._client.deadline = self._plane.clock.monotonic() + allowed_s
 
     def _limit_lines(self) -> bytes:
-        decision = self._decision
-        return decision.headers() if decision is not None and decision.limited else b""
+        return b"" if self._decision is None else self._decision.headers()
 
     def _connection_line(self) -> bytes:
         if self._plane.draining:
@@ -603,8 +621,10 @@ class Exchange:
             entry.key_id = self._identity.key_id
         if self._pool is not None:
             entry.upstream = self._pool.name
-        entry.duration_s = plane.clock.monotonic() - self._started
-        entry.upstream_s = self._upstream_s
+        now = plane.clock.monotonic()
+        entry.duration_s = now - self._started
+        if self._upstream_started:
+            entry.upstream_s = now - self._upstream_started
         entry.bytes_in = self.bytes_in
         entry.bytes_out = self.bytes_out
         return entry

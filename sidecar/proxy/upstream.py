@@ -7,7 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sidecar.errors import UPSTREAM_CLOSED, UPSTREAM_MALFORMED, Refusal
-from sidecar.proxy.bodies import BodyReader, ChunkedReader, FramingError, UntilCloseReader
+from sidecar.proxy.bodies import (
+    BodyReader,
+    ChunkedReader,
+    FramingError,
+    LengthReader,
+    UntilCloseReader,
+)
 from sidecar.proxy.response import ResponseHead, ResponseReader, UpstreamFault
 
 if TYPE_CHECKING:
@@ -26,7 +32,10 @@ class ResponseSink(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx came."""
 
-    def on_response(self, head: ResponseHead, body: BodyReader) -> None:
+    def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
+        """A response whose length its head told is here to its end."""
+
+    def on_response(self, head: ResponseHead, *, length_known: bool) -> None:
         """The head came."""
 
     def on_response_body(self, payload: bytes) -> None:
@@ -105,12 +114,13 @@ class UpstreamConnection(asyncio.Protocol):
 
         Not behind bytes that the upstream does not take: it may never take them.
         """
+        transport = self._transport
         return (
-            self._transport is not None
-            and not self._transport.is_closing()
-            and self.keep_alive
+            self.keep_alive
             and self.request_sent
-            and not self._transport.get_write_buffer_size()
+            and transport is not None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
         )
 
     def begin(self, sink: ResponseSink, *, to_head: bool) -> None:
@@ -166,7 +176,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         try:
-            self._read(sink, data)
+            body = self._body
+            if body is None:
+                self._read_head(sink, data)
+            else:
+                self._read_body(sink, body, data)
         except (UpstreamFault, FramingError):
             self._fail(UPSTREAM_MALFORMED)
         except Exception:
@@ -174,15 +188,12 @@ class UpstreamConnection(asyncio.Protocol):
             _logger.exception("a response failed inside the sidecar")
             self.abort()
             sink.give_up()
-        else:
-            sink.flush()
 
     def eof_received(self) -> None:
         """End a body that lasts until the close; anything else breaks off."""
-        sink = self._sink
-        if sink is not None and isinstance(self._body, UntilCloseReader):
-            self._end(sink)
-            sink.flush()
+        sink, body = self._sink, self._body
+        if sink is not None and isinstance(body, UntilCloseReader):
+            self._end(sink, body)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the sink that no more will come."""
@@ -202,31 +213,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is not None:
             self._sink.on_upstream_drained()
 
-    def _read(self, sink: ResponseSink, data: bytes) -> None:
-        body = self._body
-        if body is None:
-            rest = self._read_head(sink, data)
-            if rest is None:
-                return
-            body, data = cast("BodyReader", self._body), rest
-        if data and not body.done:
-            payload, data = body.feed(data)
-            if payload:
-                sink.on_response_body(payload)
-        if body.done:
-            if data:
-                # More than was asked for: what it is cannot be told, and nobody may get it.
-                self.keep_alive = False
-            self._end(sink)
-
-    def _read_head(self, sink: ResponseSink, data: bytes) -> bytes | None:
-        """Read heads until the final one; return what follows it, None while it is unfinished."""
+    def _read_head(self, sink: ResponseSink, data: bytes) -> None:
+        """Read heads until the final one, and what came with it."""
         reader = self._reader or ResponseReader()
         while True:
             read = reader.feed(data)
             if read is None:
                 self._reader = reader
-                return None
+                sink.flush()
+                return
             head, data = read
             if head.status >= 200:
                 break
@@ -237,20 +232,50 @@ class UpstreamConnection(asyncio.Protocol):
             reader = ResponseReader()
             if not data:
                 self._reader = None
-                return None
+                sink.flush()
+                return
         self._reader = None
-        body = self._body = head.body_reader(to_head=self._to_head)
+        length = head.body_length(to_head=self._to_head)
+        if length is not None and length <= len(data):
+            # Behind more than was asked for, nobody can tell what comes next.
+            self.keep_alive = head.keep_alive and length == len(data)
+            self._leave()
+            sink.on_whole_response(head, data[:length])
+            return
+        body: BodyReader
+        if length is not None:
+            body = LengthReader(length)
+        else:
+            body = ChunkedReader() if head.is_chunked else UntilCloseReader()
+        self._body = body
         # A body that lasts until the close leaves nothing to reuse.
         self.keep_alive = head.keep_alive and not isinstance(body, UntilCloseReader)
-        sink.on_response(head, body)
-        return data
+        sink.on_response(head, length_known=length is not None)
+        self._read_body(sink, body, data)
 
-    def _end(self, sink: ResponseSink) -> None:
-        body, self._body, self._sink = self._body, None, None
+    def _read_body(self, sink: ResponseSink, body: BodyReader, data: bytes) -> None:
+        if data:
+            payload, data = body.feed(data)
+            if payload:
+                sink.on_response_body(payload)
+        if not body.done:
+            sink.flush()
+            return
+        if data:
+            # More than was asked for: what it is cannot be told, and nobody may get it.
+            self.keep_alive = False
+        self._end(sink, body)
+
+    def _end(self, sink: ResponseSink, body: BodyReader) -> None:
+        self._leave()
+        sink.on_response_end(body.trailers if isinstance(body, ChunkedReader) else [])
+
+    def _leave(self) -> None:
+        """Have done with the exchange."""
+        self._body = self._sink = None
         if self._is_paused:
             # Unread, a close by the upstream would stay unknown.
             self.resume_reading()
-        sink.on_response_end(body.trailers if isinstance(body, ChunkedReader) else [])
 
     def _fail(self, refusal: Refusal) -> None:
         sink = self._sink

@@ -210,10 +210,11 @@ class Answer:
     """What became of a response head's bytes."""
 
     status: int
-    reason: bytes
+    status_line: bytes
     keep_alive: bool
     fields: bytes
-    body: str
+    is_chunked: bool
+    body_length: int | None
     rest: bytes
 
 
@@ -228,10 +229,11 @@ def answer_of(pieces: list[bytes]) -> Answer | str | None:
             head, rest = read
             return Answer(
                 head.status,
-                head.reason,
+                head.status_line,
                 head.keep_alive,
                 head.fields,
-                type(head.body_reader(to_head=False)).__name__,
+                head.is_chunked,
+                head.body_length(to_head=False),
                 rest + b"".join(pieces[number + 1 :]),
             )
     return None
