@@ -46,7 +46,6 @@ class Authenticator:
         stale_s: float,
         clock: Clock,
     ) -> None:
-        self._clock = clock
         self._background = Background()
         self._queries = Queries(clock, self._background, doubt_s=fresh_s)
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
@@ -70,13 +69,12 @@ class Authenticator:
             entries=entries,
         )
 
-    def lookup(self, demand: Demand, presented: Presented) -> Answer | Pending:
-        """Return the identity behind what was *presented*, or why it is refused.
+    def lookup(self, demand: Demand, presented: Presented, now: float) -> Answer | Pending:
+        """Return the identity behind what was *presented* at *now* (monotonic), or a refusal.
 
         A kind of credential that *demand* does not admit counts as missing; of those that it does,
         an API key decides alone. Pending where the store has to be asked first.
         """
-        now = self._clock.monotonic()
         last = presented.admission
         if last is not None and last.demand is demand and now < last.entry.settled_until:
             return last.identity

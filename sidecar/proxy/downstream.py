@@ -272,7 +272,7 @@ class Downstream(asyncio.Protocol):
             # Whoever does not read the answers gets no further ones.
             return self._hold()
         if state == _HEAD:
-            return self._read_head(self._plane.clock.monotonic())
+            return self._read_head()
         if state == _EXCHANGE:
             return self._read_body()
         if state == _DISCARDING:
@@ -286,15 +286,10 @@ class Downstream(asyncio.Protocol):
             self._held = self._held.lstrip(b"\r\n")
             if not self._held:
                 return False
-        now = self._plane.clock.monotonic()
-        if self._read_head(now):
-            return True
-        if self._state == _IDLE:
-            self._state = _HEAD
-            self.deadline = now + self._plane.timeouts.head_s
-        return False
+        return self._read_head()
 
-    def _read_head(self, now: float) -> bool:
+    def _read_head(self) -> bool:
+        now = self._plane.clock.monotonic()
         data, self._held = self._held, b""
         try:
             read = self._reader.feed(data)
@@ -302,6 +297,9 @@ class Downstream(asyncio.Protocol):
             self._refuse_head(refused.refusal)
             return False
         if read is None:
+            if self._state == _IDLE:
+                self._state = _HEAD
+                self.deadline = now + self._plane.timeouts.head_s
             return False
         head, target, self._held = read
         self._state = _EXCHANGE

@@ -196,7 +196,7 @@ class Exchange:
                 head.organizations,
                 cross_site=bool(head.origins) and self._is_cross_site(head),
             )
-        outcome = self._plane.authenticator.lookup(route.demand, presented)
+        outcome = self._plane.authenticator.lookup(route.demand, presented, self._started)
         if isinstance(outcome, Pending):
             self._pending = outcome
             self._client.deadline = _FOREVER  # the store has a timeout of its own
@@ -402,7 +402,7 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx, but for a 100: Expect was answered here (RFC 9110 section 10.1.1)."""
         if self._version == "1.1" and head.status != 100:
-            self._out.append(b"%b%b\r\n\r\n" % (head.status_line, head.fields))
+            self._out.append(b"%b%b\r\n" % (head.status_line, head.fields))
 
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Pass on a response that came with all that belongs to it."""
@@ -410,7 +410,7 @@ class Exchange:
         self.bytes_out = len(body)
         decision = self._decision
         self._out.append(
-            b"%b%b\r\nx-request-id: %b\r\n%b%b\r\n%b"
+            b"%b%bx-request-id: %b\r\n%b%b\r\n%b"
             % (
                 head.status_line,
                 head.fields,
@@ -434,7 +434,7 @@ class Exchange:
                 # HTTP/1.0 knows no chunks: the close tells the end.
                 self._persist = False
         self._out.append(
-            b"%b%b\r\n%bx-request-id: %b\r\n%b%b\r\n"
+            b"%b%b%bx-request-id: %b\r\n%b%b\r\n"
             % (
                 head.status_line,
                 head.fields,

@@ -9,7 +9,7 @@ here. A client that asks again with the very same fields has them read once: onl
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
@@ -204,6 +204,10 @@ class HeadReader:
         Raises Refused.
         """
         seen = len(self._buffer)
+        if not seen:
+            target = self._target_of_same(data)
+            if target is not None:
+                return cast("RequestHead", self._last), target, b""
         raw = self._buffer + data if seen else data
         # The end may lie across the cut.
         end = raw.find(_END, max(0, seen - 3)) + 4
@@ -217,15 +221,28 @@ class HeadReader:
             raw = raw[:end]
         if end > self._limits.harmless_bytes:
             self._bound(raw)
-        if not seen and raw.endswith(self._after) and raw.startswith(self._before):
-            target = raw[len(self._before) : -len(self._after)]
-            # A space would mean that a line of its own ends like the last head.
-            if self._last is not None and target and b" " not in target:
-                return self._last, target, rest
+        if rest and not seen:
+            target = self._target_of_same(raw)
+            if target is not None:
+                return cast("RequestHead", self._last), target, rest
         self._check(raw[seen:])
         self._buffer = b""
         self._parser = None
         return (*self._read(raw), rest)
+
+    def _target_of_same(self, raw: bytes) -> bytes | None:
+        """Return the target of a head that is otherwise the last one, byte for byte."""
+        if (
+            raw.endswith(self._after)
+            and raw.startswith(self._before)
+            and self._last is not None
+            and len(raw) <= self._limits.harmless_bytes
+        ):
+            target = raw[len(self._before) : -len(self._after)]
+            # A space would mean that a line of its own ends like the last head.
+            if target and b" " not in target:
+                return target
+        return None
 
     def _check(self, data: bytes) -> None:
         """Have llhttp check the next bytes."""

@@ -25,7 +25,7 @@ _OURS = (
 )
 _REMOVED = re.compile(rb"\r\n(?:" + _OURS + rb"):[^\r]*", re.IGNORECASE)
 # Those and the length: a message has few of them, and all else is passed on unread.
-_TELLING = re.compile(rb"\r\n(content-length|" + _OURS + rb"):[ \t]*([^\r]*)", re.IGNORECASE)
+_TELLING = re.compile(rb"\r\n(content-length|" + _OURS + rb"):([^\r]*)", re.IGNORECASE)
 _LENGTH_BYTES = len(b"content-length")
 _LENGTH = re.compile(rb"\r\ncontent-length:[^\r]*", re.IGNORECASE)
 _KEPT_OPTIONS = frozenset((b"close", b"keep-alive", b"content-length", b""))
@@ -47,7 +47,7 @@ class ResponseHead:
         self.status_line = status_line
         """As the client gets it: of HTTP/1.1, whatever the upstream speaks."""
         self.fields = fields
-        """The fields to pass on as they came, a CRLF before each."""
+        """The fields to pass on as they came, a CRLF before each and one behind the last."""
         self.is_1_1 = is_1_1
         self.keep_alive = is_1_1
 
@@ -89,16 +89,14 @@ class ResponseReader:
         if end == 3:
             self._buffer = raw
             return None
-        return _read(raw[: end - 4]), raw[end:]
+        return _read(raw[: end - 2]), raw[end:]
 
 
 def _read(raw: bytes) -> ResponseHead:
-    """Return what the whole head *raw* says, which llhttp accepted."""
-    if raw.count(b"\r\n") > _FIELD_COUNT:
+    """Return what the lines of a head say, which llhttp accepted."""
+    if raw.count(b"\r\n") > _FIELD_COUNT + 1:
         raise UpstreamFault("too many fields")
     line_end = raw.find(b"\r\n")
-    if line_end < 0:
-        line_end = len(raw)
     is_1_1, status, status_line = _read_status_line(raw[:line_end])
     head = ResponseHead(status, status_line, raw[line_end:], is_1_1=is_1_1)
     telling = _TELLING.findall(raw)
@@ -112,21 +110,27 @@ def _read(raw: bytes) -> ResponseHead:
 
 
 def _take_in(head: ResponseHead, telling: list[tuple[bytes, bytes]]) -> None:
-    """Take in the fields that tell of the message or its connection."""
+    """Take in the fields that tell of the message or its connection; pass on none of the latter."""
     connection: tuple[bytes, ...] = ()
+    hop_by_hop: list[bytes] = []
     for name, value in telling:
         # Told apart by length; and from Keep-Alive, which says nothing, by the first letter.
         length = len(name)
         if length == _LENGTH_BYTES:
             # llhttp has refused a second one, and what is not a number.
             head.content_length = int(value)
-        elif length == 17:
+            continue
+        hop_by_hop.append(b"\r\n%b:%b\r\n" % (name, value))
+        if length == 17:
             if head.is_chunked or value.strip(b" \t").lower() != b"chunked" or not head.is_1_1:
                 raise UpstreamFault("a transfer coding other than chunked")
             head.is_chunked = True
         elif length == 10 and name[0] in b"Cc":
             connection += (value,)
-    head.fields = _REMOVED.sub(b"", head.fields)
+    if len(hop_by_hop) == 1:
+        head.fields = head.fields.replace(hop_by_hop[0], b"\r\n")
+    elif hop_by_hop:
+        head.fields = _REMOVED.sub(b"", head.fields)
     if connection:
         head.keep_alive, unnamed = _read_connection(connection, head.is_1_1)
         if unnamed:
@@ -158,6 +162,6 @@ def _unnamed(fields: bytes, named: frozenset[bytes]) -> bytes:
     """Return the fields to pass on, less those that Connection *named* (RFC 9110 7.6.1)."""
     folded = {fold(name) for name in named}
     kept = [
-        line for line in fields.split(b"\r\n")[1:] if fold(line[: line.index(b":")]) not in folded
+        line for line in fields.split(b"\r\n")[1:-1] if fold(line[: line.index(b":")]) not in folded
     ]
-    return b"".join([b"\r\n" + line for line in kept])
+    return b"\r\n".join([b"", *kept, b""])

@@ -92,7 +92,7 @@ class Scene:
         self.store.put_session(TOKEN, session_record(self.clock, **changes))
 
     def look(self, presented: Presented, demand: Demand = ANY) -> Answer | Pending:
-        return self.authenticator.lookup(demand, presented)
+        return self.authenticator.lookup(demand, presented, self.clock.monotonic())
 
     def from_memory(self, presented: Presented, demand: Demand = ANY) -> Answer:
         """Return the decision, which needs no waiting."""
