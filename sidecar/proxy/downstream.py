@@ -335,9 +335,10 @@ class Downstream(asyncio.Protocol):
         return True
 
     def _wait_for_request(self) -> None:
+        plane = self._plane
         self._state = _IDLE
-        self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.idle_s
-        if self._plane.draining:
+        self.deadline = plane.clock.monotonic() + plane.timeouts.idle_s
+        if plane.draining:
             self._close()
 
     def _turn_away(self) -> None:

@@ -109,6 +109,10 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _upstream_full = False
     _upstream_started = 0.0
+    _persist = True
+    _origin = b""
+    _client_address: str | None = None
+    """Where it is not the peer's."""
     _status = 0
     _reason = "ok"
     is_last = False
@@ -122,12 +126,13 @@ class Exchange:
         self._head: RequestHead | None = head
         self._method = head.method
         self._version = head.version
-        self._persist = head.keep_alive
         if not head.keep_alive:
+            self._persist = False
             self.is_last = True
-        self._origin = head.origins[0] if len(head.origins) == 1 else b""
-        peer = client.peer
-        self._client_address = plane.trusted.client(peer, head) if peer.is_trusted else peer.address
+        if head.origins:
+            self._origin = head.origins[0] if len(head.origins) == 1 else b""
+        if client.peer.is_trusted:
+            self._client_address = plane.trusted.client(client.peer, head)
         self._started = now
         self._request_id = (head.request_ids and head.request_id()) or plane.new_request_id()
         self._out: list[bytes] = []
@@ -409,18 +414,15 @@ class Exchange:
         self._status = head.status
         self.bytes_out = len(body)
         decision = self._decision
-        self._out.append(
-            b"%b%bx-request-id: %b\r\n%b%b\r\n%b"
-            % (
-                head.status_line,
-                head.fields,
-                self._request_id,
-                b"" if decision is None else decision.headers(),
-                self._connection_line(),
-                body,
-            )
+        raw = b"%b%bx-request-id: %b\r\n%b%b\r\n%b" % (
+            head.status_line,
+            head.fields,
+            self._request_id,
+            b"" if decision is None else decision.headers(),
+            self._connection_line(),
+            body,
         )
-        self._finish()
+        self._finish(b"".join((*self._out, raw)) if self._out else raw)
 
     def on_response(self, head: ResponseHead, *, length_known: bool) -> None:
         """Pass on the head, framed for this client."""
@@ -457,19 +459,19 @@ class Exchange:
         if self._chunks_out:
             kept = [field for field in trailers if not is_hop_by_hop(field[0])]
             self._out.append(last_chunk(kept))
-        self._finish()
+        self._finish(b"".join(self._out))
 
-    def _finish(self) -> None:
+    def _finish(self, raw: bytes) -> None:
+        """Send the rest of the response, and have done."""
         # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None
-        out = self._out
         client = self._client
-        client.write(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
+        client.write(raw)
         if connection is not None and self._pool is not None:
             self._pool.give_back(connection)
         self._state = _DONE
-        self._log()
+        if self._plane.log is not None:
+            self._plane.log.write(self._entry())
         client.on_exchange_done(persist=self._persist)
 
     def on_upstream_fault(self, refusal: Refusal) -> None:
@@ -559,9 +561,6 @@ class Exchange:
             self._pending = None
         if not self._upstream_started and self._decision is not None and self._decision.allowed:
             self._give_back(self._decision)
-        self._log()
-
-    def _log(self) -> None:
         if self._plane.log is not None:
             self._plane.log.write(self._entry())
 
@@ -594,18 +593,17 @@ class Exchange:
         return b"" if self._decision is None else self._decision.headers()
 
     def _connection_line(self) -> bytes:
-        if self._plane.draining:
-            self._persist = False
-        if not self._persist:
-            return b"Connection: close\r\n"
-        return b"" if self._version == "1.1" else b"Connection: keep-alive\r\n"
+        if self._persist and not self._plane.draining:
+            return b"" if self._version == "1.1" else b"Connection: keep-alive\r\n"
+        self._persist = False
+        return b"Connection: close\r\n"
 
     def _entry(self) -> Entry:
         plane = self._plane
         entry = Entry()
         entry.time = plane.clock.time()
         entry.request_id = self._request_id.decode()
-        entry.client = self._client_address
+        entry.client = self._client_address or self._client.peer.address
         entry.method = self._method.decode()
         if self._target is not None:
             _, _, query = self._target.origin_form.partition(b"?")
