@@ -162,6 +162,10 @@ class Downstream(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def read_on(self) -> None:
+        """Hand over what was held back behind the request."""
+        self._advance()
+
     def on_exchange_done(self, *, persist: bool) -> None:
         """Go on to the next request, or close."""
         exchange, self._exchange = self._exchange, None

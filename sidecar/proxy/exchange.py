@@ -28,6 +28,7 @@ from sidecar.proxy.bodies import (
     ChunkedReader,
     FramingError,
     LengthReader,
+    UntilCloseReader,
     chunk,
     last_chunk,
 )
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
+_IDEMPOTENT_METHODS = _SAFE_METHODS | {b"PUT", b"DELETE"}  # RFC 9110 section 9.2.2
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+_WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _EARLY_BYTES = 64 * 1024
 """How much of a body is held while its request is decided on and its upstream connected."""
 _DISCARDED_BYTES = 64 * 1024
@@ -74,6 +78,9 @@ class Client(Protocol):
 
     def resume_reading(self) -> None:
         """Take in again."""
+
+    def read_on(self) -> None:
+        """Hand over what was held back behind the request."""
 
     def on_exchange_done(self, *, persist: bool) -> None:
         """The response is whole; *persist* tells whether another request may follow."""
@@ -109,6 +116,13 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _upstream_full = False
     _upstream_started = 0.0
+    _is_fresh = False
+    """Whether the upstream's connection was opened for this request."""
+    _body_sent = False
+    """Whether the upstream may have read any of the body."""
+    _continued = False
+    _wants_websocket = False
+    _is_tunnel = False
     _persist = True
     _origin = b""
     _client_address: str | None = None
@@ -123,7 +137,7 @@ class Exchange:
     def __init__(self, plane: Plane, client: Client, head: RequestHead, now: float) -> None:
         self._plane = plane
         self._client = client
-        self._head: RequestHead | None = head
+        self._head = head
         self._method = head.method
         self._version = head.version
         if not head.keep_alive:
@@ -160,11 +174,14 @@ class Exchange:
     def start(self, raw_target: bytes) -> None:
         """Judge the target, and decide if all that is needed is known."""
         head = self._head
-        assert head is not None  # noqa: S101 - set by the constructor, dropped after sending
         if head.transfer_encodings:
             self._body = ChunkedReader()
         elif head.content_length:
             self._body = LengthReader(head.content_length)
+        elif head.upgrades and head.is_websocket:
+            self._wants_websocket = True
+            # Whatever follows was not meant as HTTP, and is not read as such.
+            self._persist = False
         try:
             self._target, route = self._plane.routes.resolve(raw_target, head.hosts[0])
         except Refused as refused:
@@ -211,7 +228,7 @@ class Exchange:
 
     def _is_cross_site(self, head: RequestHead) -> bool:
         """Whether a page of another site makes a browser change something here."""
-        if head.method in _SAFE_METHODS:
+        if head.method in _SAFE_METHODS and not self._wants_websocket:
             return False
         if len(head.origins) > 1:
             return True
@@ -249,7 +266,12 @@ class Exchange:
         connection = pool.take_idle()
         if connection is not None:
             self._send(pool, connection)
-        elif pool.is_full:
+        else:
+            self._open(pool)
+
+    def _open(self, pool: Pool) -> None:
+        """Send the request on a connection of its own."""
+        if pool.is_full:
             self._refuse(UPSTREAM_BUSY)
         else:
             self._state = _CONNECTING
@@ -260,6 +282,7 @@ class Exchange:
         try:
             connection = await pool.connect()
             if self._state == _CONNECTING:
+                self._is_fresh = True
                 self._send(pool, connection)
             else:
                 # The client did not wait; the next one need not.
@@ -274,13 +297,11 @@ class Exchange:
 
     def _send(self, pool: Pool, connection: UpstreamConnection) -> None:
         head = self._head
-        assert head is not None  # noqa: S101 - sent once
         plane = self._plane
-        self._head = None
         self._state = _FORWARDING
         self._connection = connection
         now = self._upstream_started = plane.clock.monotonic()
-        connection.begin(self, to_head=head.method == b"HEAD")
+        connection.begin(self, to_head=head.method == b"HEAD", may_switch=self._wants_websocket)
         raw = self._upstream_head(pool, head)
         if self._body is None:
             connection.request_sent = True
@@ -293,11 +314,15 @@ class Exchange:
         self, connection: UpstreamConnection, head: RequestHead, raw: bytes, body: BodyReader
     ) -> None:
         early, self._early = self._early, None
-        connection.write(b"".join((raw, *early)) if early else raw)
+        if early:
+            self._body_sent = True
+            raw = b"".join((raw, *early))
+        connection.write(raw)
         if body.done:
             connection.request_sent = True
         else:
-            if head.expects_continue and not early:
+            if head.expects_continue and not early and not self._continued:
+                self._continued = True
                 self._client.write(_CONTINUE)
             if not self._upstream_full:
                 self._client.resume_reading()
@@ -316,7 +341,7 @@ class Exchange:
             head.method,
             self._target.origin_form,
             forwarded,
-            b"Transfer-Encoding: chunked\r\n" if head.transfer_encodings else b"",
+            _CHUNKED if head.transfer_encodings else _WEBSOCKET if self._wants_websocket else b"",
             b"" if self._identity is None else self._identity.headers,
             plane.internal_lines,
             self._request_id,
@@ -337,7 +362,11 @@ class Exchange:
             self._fail_request(BAD_BODY)
             return b""
         self.bytes_in += len(payload)
-        if self._route is not None and self.bytes_in > self._route.body_bytes:
+        if (
+            self._route is not None
+            and self.bytes_in > self._route.body_bytes
+            and not self._is_tunnel
+        ):
             self._fail_request(BODY_TOO_LARGE)
             return b""
         if isinstance(body, ChunkedReader):
@@ -350,6 +379,7 @@ class Exchange:
     def _send_body(self, payload: bytes, body: BodyReader) -> None:
         connection = self._connection
         if connection is not None:
+            self._body_sent = True
             connection.write(payload)
             if body.done:
                 connection.request_sent = True
@@ -371,6 +401,10 @@ class Exchange:
         if self._state == _DONE:
             return
         self._status = self._status or _CLIENT_GONE_STATUS
+        if self._is_tunnel and self._connection is not None:
+            # What the client said last is the upstream's to hear.
+            self._connection.finish()
+            self._connection = None
         self._end("client_gone")
 
     def on_client_full(self) -> None:
@@ -409,6 +443,20 @@ class Exchange:
         if self._version == "1.1" and head.status != 100:
             self._out.append(b"%b%b\r\n" % (head.status_line, head.fields))
 
+    def on_switched(self, head: ResponseHead) -> None:
+        """Be a tunnel from here on (RFC 6455 section 4): bytes pass both ways as they come."""
+        self._status = head.status
+        self._is_tunnel = True
+        self._out.append(
+            b"%b%b%bx-request-id: %b\r\n%b\r\n"
+            % (head.status_line, head.fields, _WEBSOCKET, self._request_id, self._limit_lines())
+        )
+        self.flush()
+        self._body = UntilCloseReader()
+        if not self._upstream_full:
+            self._client.resume_reading()
+        self._client.read_on()
+
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Pass on a response that came with all that belongs to it."""
         self._status = head.status
@@ -431,7 +479,7 @@ class Exchange:
         if not length_known:
             if self._version == "1.1":
                 self._chunks_out = True
-                framing = b"Transfer-Encoding: chunked\r\n"
+                framing = _CHUNKED
             else:
                 # HTTP/1.0 knows no chunks: the close tells the end.
                 self._persist = False
@@ -474,14 +522,31 @@ class Exchange:
             self._plane.log.write(self._entry())
         client.on_exchange_done(persist=self._persist)
 
-    def on_upstream_fault(self, refusal: Refusal) -> None:
-        """Answer 502, or break off what has begun."""
+    def on_upstream_fault(self, refusal: Refusal, *, unheard: bool) -> None:
+        """Ask once more, answer 502, or break off what has begun."""
         self._connection = None
+        if unheard and self._pool is not None and self._may_repeat():
+            self._upstream_full = False
+            self._open(self._pool)
+            return
         self.flush()
         if self._status:
             self._break(refusal.reason)
         else:
             self._refuse(refusal)
+
+    def _may_repeat(self) -> bool:
+        """Whether the request may be sent again, its connection having died without a word.
+
+        The upstream may have closed a connection it held idle just as the request went out on it
+        (RFC 9112 section 9.3.1). Not so with one opened for the request; and who may have read of
+        the body, or acted on a request that is not to be repeated, gets it no second time.
+        """
+        return (
+            not self._is_fresh
+            and not self._body_sent
+            and (self._method in _IDEMPOTENT_METHODS or self.needs_body)
+        )
 
     def flush(self) -> None:
         """Send what one turn brought in one write."""
@@ -508,8 +573,7 @@ class Exchange:
     # Ends
 
     def _refuse(self, refusal: Refusal) -> None:
-        head = self._head
-        if head is not None and head.expects_continue:
+        if self.needs_body and self._head.expects_continue and not self._continued:
             # The client may or may not send its body now: what comes next cannot be told apart.
             self._persist = False
         if self.needs_body and self.short_rest is None:

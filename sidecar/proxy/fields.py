@@ -46,6 +46,7 @@ class Kind(IntEnum):
     FORWARDED_HOST = 15
     FORWARDED_OTHER = 16
     """What else a proxy in front may tell: believed from trusted peers, removed from others."""
+    UPGRADE = 17
 
 
 _MEANT = {
@@ -62,6 +63,7 @@ _MEANT = {
     b"x-forwarded-for": Kind.FORWARDED_FOR,
     b"x-forwarded-proto": Kind.FORWARDED_PROTO,
     b"x-forwarded-host": Kind.FORWARDED_HOST,
+    b"upgrade": Kind.UPGRADE,
 }
 _REMOVED = frozenset(
     (
@@ -71,7 +73,6 @@ _REMOVED = frozenset(
         b"proxy-authenticate",
         b"proxy-authorization",
         b"te",
-        b"upgrade",
         b"http2-settings",
         # Ours to set.
         b"x-user-id",
@@ -120,6 +121,15 @@ def persists(connection: tuple[bytes, ...], *, is_1_1: bool) -> bool:
     """
     named = options(connection)
     return b"close" not in named and (is_1_1 or b"keep-alive" in named)
+
+
+def asks_for_websocket(connection: tuple[bytes, ...], upgrades: tuple[bytes, ...]) -> bool:
+    """Tell whether a head with these fields is of a websocket's handshake (RFC 6455 section 4)."""
+    return (
+        len(upgrades) == 1
+        and upgrades[0].strip(b" \t").lower() == b"websocket"
+        and b"upgrade" in options(connection)
+    )
 
 
 class RequestFields:

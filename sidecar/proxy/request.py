@@ -25,7 +25,7 @@ from sidecar.errors import (
     TOO_MANY_HEADERS,
     Refused,
 )
-from sidecar.proxy.fields import Kind, fold, options, persists
+from sidecar.proxy.fields import Kind, asks_for_websocket, fold, options, persists
 from sidecar.routes import check_host
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class RequestHead:
     forwarded_proto: tuple[bytes, ...] = ()
     forwarded_host: tuple[bytes, ...] = ()
     forwarded_other: tuple[bytes, ...] = ()
+    upgrades: tuple[bytes, ...] = ()
 
     forwarded = b""
     """The lines that are forwarded, each but the last ending in CRLF."""
@@ -105,6 +106,17 @@ class RequestHead:
     def is_preflight(self) -> bool:
         """Whether this asks for permission as browsers do (Fetch standard, CORS-preflight)."""
         return self.method == b"OPTIONS" and bool(self.origins) and bool(self.preflight_methods)
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether this asks for a websocket as clients do (RFC 6455 section 4.1)."""
+        return (
+            self.method == b"GET"
+            and self.version == "1.1"
+            and asks_for_websocket(self.connection, self.upgrades)
+            and not self.content_length
+            and not self.transfer_encodings
+        )
 
     @property
     def expects_continue(self) -> bool:
@@ -173,6 +185,7 @@ _ATTRIBUTES = {
     Kind.FORWARDED_FOR: "forwarded_for",
     Kind.FORWARDED_PROTO: "forwarded_proto",
     Kind.FORWARDED_HOST: "forwarded_host",
+    Kind.UPGRADE: "upgrades",
 }
 _FORWARDED_TOO = frozenset((Kind.HOST, Kind.ORIGIN, Kind.PREFLIGHT_METHOD, Kind.CONTENT_LENGTH))
 

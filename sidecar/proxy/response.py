@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import httptools
 
-from sidecar.proxy.fields import fold, options, persists
+from sidecar.proxy.fields import asks_for_websocket, fold, options, persists
 
 _END = b"\r\n\r\n"
 _HEAD_BYTES = 64 * 1024
@@ -41,6 +41,8 @@ class ResponseHead:
     # Defaults stand on the class: a head sets some of them.
     content_length: int | None = None
     is_chunked = False
+    is_websocket = False
+    """Whether it says that the connection is a websocket from here on, if its status is 101."""
 
     def __init__(self, status: int, status_line: bytes, fields: bytes, *, is_1_1: bool) -> None:
         self.status = status
@@ -81,9 +83,9 @@ class ResponseReader:
         try:
             # Of what was not fed yet, the head's bytes and no more.
             self._parser.feed_data(data if end == 3 else data[: end - seen])
-        except httptools.HttpParserUpgrade as error:
-            # No Upgrade was forwarded, so that nothing can have been switched to.
-            raise UpstreamFault("an upgrade that nobody asked for") from error
+        except httptools.HttpParserUpgrade:
+            # Raised at the end of a 101, which is judged by who asked for it, or did not.
+            pass
         except httptools.HttpParserError as error:
             raise UpstreamFault("malformed head") from error
         if end == 3:
@@ -112,6 +114,7 @@ def _read(raw: bytes) -> ResponseHead:
 def _take_in(head: ResponseHead, telling: list[tuple[bytes, bytes]]) -> None:
     """Take in the fields that tell of the message or its connection; pass on none of the latter."""
     connection: tuple[bytes, ...] = ()
+    upgrades: tuple[bytes, ...] = ()
     hop_by_hop: list[bytes] = []
     for name, value in telling:
         # Told apart by length; and from Keep-Alive, which says nothing, by the first letter.
@@ -122,19 +125,27 @@ def _take_in(head: ResponseHead, telling: list[tuple[bytes, bytes]]) -> None:
             continue
         hop_by_hop.append(b"\r\n%b:%b\r\n" % (name, value))
         if length == 17:
-            if head.is_chunked or value.strip(b" \t").lower() != b"chunked" or not head.is_1_1:
-                raise UpstreamFault("a transfer coding other than chunked")
-            head.is_chunked = True
+            _take_in_coding(head, value)
         elif length == 10 and name[0] in b"Cc":
             connection += (value,)
+        elif length == 7:
+            upgrades += (value,)
     if len(hop_by_hop) == 1:
         head.fields = head.fields.replace(hop_by_hop[0], b"\r\n")
-    elif hop_by_hop:
+    else:
         head.fields = _REMOVED.sub(b"", head.fields)
     if connection:
         head.keep_alive, unnamed = _read_connection(connection, head.is_1_1)
         if unnamed:
             head.fields = _unnamed(head.fields, unnamed)
+        if upgrades:
+            head.is_websocket = asks_for_websocket(connection, upgrades)
+
+
+def _take_in_coding(head: ResponseHead, value: bytes) -> None:
+    if head.is_chunked or value.strip(b" \t").lower() != b"chunked" or not head.is_1_1:
+        raise UpstreamFault("a transfer coding other than chunked")
+    head.is_chunked = True
 
 
 @lru_cache(maxsize=256)
@@ -153,8 +164,6 @@ def _read_status_line(line: bytes) -> tuple[bool, int, bytes]:
     if match is None:
         raise UpstreamFault("a status line of neither HTTP/1.0 nor HTTP/1.1")
     status = int(match[2])
-    if status == 101:
-        raise UpstreamFault("an upgrade that nobody asked for")
     return match[1] == b"1.1", status, b"HTTP/1.1 %d %b" % (status, match[3] or b"")
 
 

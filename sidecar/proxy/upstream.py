@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _WRITE_BUFFER_BYTES = 64 * 1024
+_FINISH_S = 2.0
 _INTERIM_RESPONSES = 16
 """How many 1xx may come before the answer."""
 
@@ -31,6 +32,9 @@ class ResponseSink(Protocol):
 
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx came."""
+
+    def on_switched(self, head: ResponseHead) -> None:
+        """The upstream speaks another protocol from here on; its bytes come as the body's."""
 
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """A response whose length its head told is here to its end."""
@@ -44,8 +48,11 @@ class ResponseSink(Protocol):
     def on_response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The response is whole."""
 
-    def on_upstream_fault(self, refusal: Refusal) -> None:
-        """The connection broke, or what came is not HTTP; the connection is gone."""
+    def on_upstream_fault(self, refusal: Refusal, *, unheard: bool) -> None:
+        """The connection broke, or what came is not HTTP; the connection is gone.
+
+        *unheard*: it broke without a byte of the response.
+        """
 
     def give_up(self) -> None:
         """The sidecar itself failed; the connection is gone."""
@@ -71,6 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_body",
         "_interim",
         "_is_paused",
+        "_may_switch",
         "_on_closed",
         "_on_opened",
         "_reader",
@@ -94,6 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader: ResponseReader | None = None
         self._body: BodyReader | None = None
         self._to_head = False
+        self._may_switch = False
         self._is_paused = False
         self._interim = 0
         self.keep_alive = True
@@ -123,10 +132,14 @@ class UpstreamConnection(asyncio.Protocol):
             and not transport.get_write_buffer_size()
         )
 
-    def begin(self, sink: ResponseSink, *, to_head: bool) -> None:
-        """Take the next request; its response goes to *sink*. Never while one is under way."""
+    def begin(self, sink: ResponseSink, *, to_head: bool, may_switch: bool = False) -> None:
+        """Take the next request; its response goes to *sink*. Never while one is under way.
+
+        *may_switch*: the request asks for a websocket.
+        """
         self._sink = sink
         self._to_head = to_head
+        self._may_switch = may_switch
         self._interim = 0
         self.keep_alive = False
         self.request_sent = False
@@ -159,6 +172,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = None
         if self._transport is not None:
             self._transport.close()
+
+    def finish(self) -> None:
+        """Close once what was written has left, or after a while; the sink hears nothing more."""
+        self.close()
+        asyncio.get_running_loop().call_later(_FINISH_S, self.abort)
 
     # Called by the transport
 
@@ -201,7 +219,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_closed(self)
         if self._sink is not None:
             # Also for a body that lasts until the close: its end would have come before.
-            self._fail(UPSTREAM_CLOSED)
+            heard = self._reader is not None or self._body is not None or self._interim > 0
+            self._fail(UPSTREAM_CLOSED, unheard=not heard)
 
     def pause_writing(self) -> None:
         """Pass on that the upstream is slow."""
@@ -225,6 +244,9 @@ class UpstreamConnection(asyncio.Protocol):
             head, data = read
             if head.status >= 200:
                 break
+            if head.status == 101:
+                self._switch(sink, head, data)
+                return
             self._interim += 1
             if self._interim > _INTERIM_RESPONSES:
                 raise UpstreamFault("more interim responses than anyone needs")
@@ -253,6 +275,15 @@ class UpstreamConnection(asyncio.Protocol):
         sink.on_response(head, length_known=length is not None)
         self._read_body(sink, body, data)
 
+    def _switch(self, sink: ResponseSink, head: ResponseHead, data: bytes) -> None:
+        """Have done with HTTP (RFC 9110 section 15.2.2): all that follows is a tunnel's."""
+        if not self._may_switch or not head.is_websocket:
+            raise UpstreamFault("an upgrade that nobody asked for")
+        self._reader = None
+        body = self._body = UntilCloseReader()
+        sink.on_switched(head)
+        self._read_body(sink, body, data)
+
     def _read_body(self, sink: ResponseSink, body: BodyReader, data: bytes) -> None:
         if data:
             payload, data = body.feed(data)
@@ -277,8 +308,8 @@ class UpstreamConnection(asyncio.Protocol):
             # Unread, a close by the upstream would stay unknown.
             self.resume_reading()
 
-    def _fail(self, refusal: Refusal) -> None:
+    def _fail(self, refusal: Refusal, *, unheard: bool = False) -> None:
         sink = self._sink
         self.abort()
         if sink is not None:
-            sink.on_upstream_fault(refusal)
+            sink.on_upstream_fault(refusal, unheard=unheard)

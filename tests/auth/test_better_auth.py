@@ -45,7 +45,9 @@ class Site:
         return answers
 
     async def _call(self, case: Case, limiter: LocalLimiter) -> Answer:
-        answer = await settled(self.authenticator.lookup(ANY, presented(case), self.clock.monotonic()))
+        answer = await settled(
+            self.authenticator.lookup(ANY, presented(case), self.clock.monotonic())
+        )
         if not isinstance(answer, Identity):
             return Answer(answer.status, answer.error, None, None, None)
         if answer.key_id is not None and answer.quota is not None:

@@ -88,6 +88,7 @@ def test_every_spelling_of_a_hop_by_hop_field_is_kept_from_the_upstream(
         Kind.REMOVED,
         Kind.CONNECTION,
         Kind.TRANSFER_ENCODING,
+        Kind.UPGRADE,
     )
 
 

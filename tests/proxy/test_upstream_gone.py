@@ -110,14 +110,6 @@ async def test_while_it_is_sent_a_body(talk: Conversation, leave: Callable[[FarE
     assert [each.status for each in read(client.received, "POST", "GET")] == [502, 200]
 
 
-async def test_a_kept_connection_that_fails_under_the_next_request(talk: Conversation) -> None:
-    await talk.request(ASK)
-    client = await talk.ask(ASK)
-    talk.upstream.reset()
-    await talk.settle()
-    assert read_one(client.received).status == 502
-
-
 # Within a response
 
 
