@@ -81,6 +81,8 @@ def reasons_of_exchanges() -> set[str]:
             ):
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
                 found.update(text for text in texts if isinstance(text, str))
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_reason":
+                found.add(ast.literal_eval(node.value))
     return found
 
 
