@@ -13,6 +13,7 @@ from sidecar.observe.access_log import Entry
 from sidecar.proxy.answers import render
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.request import HeadReader
+from sidecar.proxy.splice import descriptor_of
 
 if TYPE_CHECKING:
     from sidecar.proxy.bodies import LengthReader
@@ -161,6 +162,11 @@ class Downstream(asyncio.Protocol):
             self._is_reading = True
             if not self._transport.is_closing():
                 self._transport.resume_reading()
+
+    @property
+    def descriptor(self) -> int | None:
+        """What a body may be spliced from or to, right now."""
+        return None if self._held else descriptor_of(self._transport)
 
     def read_on(self) -> None:
         """Hand over what was held back behind the request."""

@@ -33,6 +33,8 @@ from sidecar.proxy.bodies import (
     last_chunk,
 )
 from sidecar.proxy.fields import Kind, is_hop_by_hop
+from sidecar.proxy.splice import SPLICE_BYTES, Splice
+from sidecar.proxy.transfer import Download, Upload
 
 if TYPE_CHECKING:
     from sidecar.identity import Identity
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.request import RequestHead
     from sidecar.proxy.response import ResponseHead
+    from sidecar.proxy.transfer import Transfer
     from sidecar.proxy.upstream import UpstreamConnection
     from sidecar.routes import Route, Target
 
@@ -78,6 +81,10 @@ class Client(Protocol):
 
     def resume_reading(self) -> None:
         """Take in again."""
+
+    @property
+    def descriptor(self) -> int | None:
+        """What a body may be spliced from or to, right now."""
 
     def read_on(self) -> None:
         """Hand over what was held back behind the request."""
@@ -123,6 +130,7 @@ class Exchange:
     _continued = False
     _wants_websocket = False
     _is_tunnel = False
+    _transfer: Transfer | None = None
     _persist = True
     _origin = b""
     _client_address: str | None = None
@@ -383,6 +391,8 @@ class Exchange:
             connection.write(payload)
             if body.done:
                 connection.request_sent = True
+            elif isinstance(body, LengthReader) and body.remaining >= SPLICE_BYTES:
+                self._transfer_later(Upload(self, self._client, connection, body))
             self._touch()
         else:
             if self._early is None:
@@ -513,6 +523,10 @@ class Exchange:
         """Send the rest of the response, and have done."""
         # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None
+        if self._transfer is not None:
+            # An upload that the upstream did not wait for.
+            self._transfer.stop()
+            self._transfer = None
         client = self._client
         client.write(raw)
         if connection is not None and self._pool is not None:
@@ -570,6 +584,32 @@ class Exchange:
             self._client.resume_reading()
         self._touch()
 
+    def on_long_rest(self, body: LengthReader) -> None:
+        """Have the rest of a long response go past the process."""
+        connection = self._connection
+        if connection is not None:
+            self._transfer_later(Download(self, self._client, connection, body))
+
+    def on_moved(self, *, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """Take that so much of a body went past the process."""
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self._touch()
+
+    def on_upload_waits(self, *, waits: bool) -> None:
+        """Know for whom there is nothing to do: the client, while the upstream reads slowly."""
+        self._upstream_full = waits
+        self._touch()
+
+    def _transfer_later(self, transfer: Transfer) -> None:
+        if self._transfer is None and Splice.has_room():
+            self._transfer = transfer
+            transfer.begin_soon()
+
+    def on_transfer_over(self) -> None:
+        """Go on as before."""
+        self._transfer = None
+
     # Ends
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -618,6 +658,9 @@ class Exchange:
     def _end(self, reason: str) -> None:
         self._state = _DONE
         self._reason = reason
+        if self._transfer is not None:
+            self._transfer.stop()
+            self._transfer = None
         if self._connection is not None:
             self._drop_connection()
         if self._pending is not None:

@@ -15,6 +15,7 @@ from sidecar.proxy.bodies import (
     UntilCloseReader,
 )
 from sidecar.proxy.response import ResponseHead, ResponseReader, UpstreamFault
+from sidecar.proxy.splice import SPLICE_BYTES, descriptor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,9 @@ class ResponseSink(Protocol):
 
     def flush(self) -> None:
         """Everything that arrived together has been told."""
+
+    def on_long_rest(self, body: LengthReader) -> None:
+        """Much of the body is still to come."""
 
     def on_upstream_full(self) -> None:
         """The upstream reads more slowly than it is written to."""
@@ -178,6 +182,21 @@ class UpstreamConnection(asyncio.Protocol):
         self.close()
         asyncio.get_running_loop().call_later(_FINISH_S, self.abort)
 
+    @property
+    def descriptor(self) -> int | None:
+        """What a body may be spliced from or to, right now."""
+        return descriptor_of(self._transport)
+
+    def on_body_spliced(self) -> None:
+        """Take that the rest of the response's body went past this connection."""
+        sink, body = self._sink, self._body
+        if sink is not None and body is not None:
+            self._end(sink, body)
+
+    def on_spliced_body_lost(self) -> None:
+        """Take that the rest of the response's body will not come."""
+        self._fail(UPSTREAM_CLOSED)
+
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -291,6 +310,8 @@ class UpstreamConnection(asyncio.Protocol):
                 sink.on_response_body(payload)
         if not body.done:
             sink.flush()
+            if isinstance(body, LengthReader) and body.remaining >= SPLICE_BYTES:
+                sink.on_long_rest(body)
             return
         if data:
             # More than was asked for: what it is cannot be told, and nobody may get it.

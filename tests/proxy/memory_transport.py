@@ -171,6 +171,10 @@ class MemorySocket:
 
     resets_on_close = False
 
+    def fileno(self) -> int:
+        """Return what closed sockets do: there is no descriptor."""
+        return -1
+
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
         self.resets_on_close = struct.unpack("ii", value) == (1, 0)
