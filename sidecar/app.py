@@ -95,7 +95,7 @@ class Sidecar:
             raise StartError(f"store: {error}") from error
         except StoreUnavailable as error:
             _LOG.error("the store does not answer; trying on: %s", error)
-            self._opener = asyncio.create_task(self._keep_opening(), name="store-opener")
+            self._opener = asyncio.create_task(self._keep_asking(str(error)), name="store-opener")
         listen, admin = self._settings.listen, self._settings.admin
         try:
             await _start_listener(self._gateway, "listen", listen.host, listen.port)
@@ -130,15 +130,20 @@ class Sidecar:
             self._opener.cancel()
             await asyncio.gather(self._opener, return_exceptions=True)
 
-    async def _keep_opening(self) -> None:
+    async def _keep_asking(self, told: str) -> None:
+        """Wait for the store, and tell what is wrong with it whenever that is something new.
+
+        It is not opened again: a file that turns up empty may be one that is being copied, and
+        gets no tables.
+        """
         while True:
             await asyncio.sleep(_REOPEN_S)
             try:
-                await self._store.open()
-            except StoreUnavailable:
-                continue
-            except LayoutError as error:
-                _LOG.error("store: %s", error)
+                await self._store.ping()
+            except StoreUnavailable as error:
+                if str(error) != told:
+                    told = str(error)
+                    _LOG.error("store: %s", told)
                 continue
             _LOG.info("the store answers")
             return

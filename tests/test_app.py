@@ -320,6 +320,11 @@ async def test_a_store_that_comes_late_is_found_without_being_asked_for(
     await upstream.start()
     async with started(configuration(path, {"chat": upstream.port}), tmp_path) as process:
         await process.wait_for(b"the store does not answer; trying on: .*late.sqlite")
+        path.touch()
+        await process.wait_for(rb"store: .*late\.sqlite: not Better Auth's database")
+        assert path.stat().st_size == 0, "a copy under way gets no tables"
+        path.unlink()
+        await process.wait_for(rb"store: .*late\.sqlite: .*(no such|unable|missing)")
         with contextlib.closing(sqlite3.connect(tmp_path / "stranger")) as connection:
             connection.execute("CREATE TABLE something (other TEXT)")
             connection.commit()

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
+_SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))  # RFC 9110 section 9.2.1
 _IDEMPOTENT_METHODS = _SAFE_METHODS | {b"PUT", b"DELETE"}  # RFC 9110 section 9.2.2
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -36,6 +36,9 @@ _END = b"\r\n\r\n"
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _TELLING_BYTES = 16
+# CONNECT is for forward proxies; TRACE has the upstream tell the client what only the upstream is
+# to know (RFC 9110 section 9.3.8).
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 # Fields that Connection may name without taking them away: the message cannot do without them.
 _KEPT_OPTIONS = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"")
@@ -154,7 +157,7 @@ class RequestHead:
         check_host(host)
         if self.transfer_encodings:
             self._check_transfer_encoding()
-        if self.method == b"CONNECT":
+        if self.method in _REFUSED_METHODS:
             raise Refused(BAD_METHOD)
 
     def _check_transfer_encoding(self) -> None:

@@ -154,6 +154,7 @@ BAD_TARGET = {
 }
 BAD_METHOD = {
     "connect": b"CONNECT /public HTTP/1.1\r\n" + HOST + b"\r\n",
+    "trace": b"TRACE /public HTTP/1.1\r\n" + HOST + b"\r\n",
     "connect-to-an-authority": b"CONNECT api.test:80 HTTP/1.1\r\n" + HOST + b"\r\n",
 }
 LIMITS = HeadLimits(target_bytes=40, head_bytes=400, count=4)
