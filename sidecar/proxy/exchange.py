@@ -104,8 +104,8 @@ class Exchange:
 
     States: DECIDING -> CONNECTING -> FORWARDING -> DONE; a refusal leads to DONE from any of them.
     Known credentials and idle connections make it FORWARDING within the call that starts it.
-    Memory: the head until it is sent, at most 64 KiB of a body that came too early, and no other
-    piece of a body beyond the call that brought it.
+    Memory: the head, at most 64 KiB of a body that came too early, and no other piece of a body
+    beyond the call that brought it.
     """
 
     # Defaults stand on the class: most requests leave most of them as they are.
@@ -146,8 +146,6 @@ class Exchange:
         self._plane = plane
         self._client = client
         self._head = head
-        self._method = head.method
-        self._version = head.version
         if not head.keep_alive:
             self._persist = False
             self.is_last = True
@@ -175,7 +173,7 @@ class Exchange:
     @property
     def ends_by_close(self) -> bool:
         """Whether the close may be all that tells the client where the response ends."""
-        return bool(self._status) and self._version == "1.0"
+        return bool(self._status) and self._head.version == "1.0"
 
     # The request
 
@@ -450,7 +448,7 @@ class Exchange:
 
     def on_interim(self, head: ResponseHead) -> None:
         """Pass on a 1xx, but for a 100: Expect was answered here (RFC 9110 section 10.1.1)."""
-        if self._version == "1.1" and head.status != 100:
+        if self._head.version == "1.1" and head.status != 100:
             self._out.append(b"%b%b\r\n" % (head.status_line, head.fields))
 
     def on_switched(self, head: ResponseHead) -> None:
@@ -487,7 +485,7 @@ class Exchange:
         self._status = head.status
         framing = b""
         if not length_known:
-            if self._version == "1.1":
+            if self._head.version == "1.1":
                 self._chunks_out = True
                 framing = _CHUNKED
             else:
@@ -559,7 +557,7 @@ class Exchange:
         return (
             not self._is_fresh
             and not self._body_sent
-            and (self._method in _IDEMPOTENT_METHODS or self.needs_body)
+            and (self._head.method in _IDEMPOTENT_METHODS or self.needs_body)
         )
 
     def flush(self) -> None:
@@ -628,7 +626,7 @@ class Exchange:
                 self._request_id,
                 extra=extra,
                 connection=self._connection_line(),
-                to_head=self._method == b"HEAD",
+                to_head=self._head.method == b"HEAD",
             )
         )
         self._end(refusal.reason)
@@ -701,7 +699,7 @@ class Exchange:
 
     def _connection_line(self) -> bytes:
         if self._persist and not self._plane.draining:
-            return b"" if self._version == "1.1" else b"Connection: keep-alive\r\n"
+            return b"" if self._head.version == "1.1" else b"Connection: keep-alive\r\n"
         self._persist = False
         return b"Connection: close\r\n"
 
@@ -711,7 +709,7 @@ class Exchange:
         entry.time = plane.clock.time()
         entry.request_id = self._request_id.decode()
         entry.client = self._client_address or self._client.peer.address
-        entry.method = self._method.decode()
+        entry.method = self._head.method.decode()
         if self._target is not None:
             _, _, query = self._target.origin_form.partition(b"?")
             entry.path = redact_target(self._target.path, query)
