@@ -15,7 +15,9 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookies import SessionCookies
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
+from sidecar.errors import Refusal, too_many_failures
 from sidecar.identity import Demand
+from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.observe import app_log
 from sidecar.observe.access_log import AccessLog, LineLog
@@ -62,8 +64,12 @@ class Sidecar:
         self._store = SQLiteStore(settings.store.url.path, timeout_s=settings.store.timeout)
         self._writer = BatchWriter(log_descriptor) if settings.log.access else None
         self._opener: asyncio.Task[None] | None = None
-        self._authenticator = _authenticator(settings, self._store, self._clock)
-        self._plane = _plane(settings, self._authenticator, self._access_log(), self._clock)
+        failed = settings.limits.failures
+        failures = FailureLimiter(failed.requests, failed.window, self._clock)
+        self._authenticator = _authenticator(settings, self._store, failures, self._clock)
+        self._plane = _plane(
+            settings, self._authenticator, failures, self._access_log(), self._clock
+        )
         self._gateway = Gateway(self._plane, settings.listen.host, settings.listen.port)
         self._admin = Admin(
             settings.admin.host,
@@ -200,8 +206,15 @@ async def _start_listener(listener: Gateway | Admin, name: str, host: str, port:
         ) from error
 
 
-def _authenticator(settings: config.Settings, store: SQLiteStore, clock: Clock) -> Authenticator:
+def _authenticator(
+    settings: config.Settings, store: SQLiteStore, failures: FailureLimiter, clock: Clock
+) -> Authenticator:
     session, cache = settings.session, settings.store.cache
+
+    def throttle(address: str) -> Refusal | None:
+        retry_after_s = failures.retry_after_s(address)
+        return too_many_failures(retry_after_s) if retry_after_s else None
+
     return Authenticator(
         store,
         secrets=[secret.get_secret_value().encode() for secret in session.secrets],
@@ -213,12 +226,14 @@ def _authenticator(settings: config.Settings, store: SQLiteStore, clock: Clock) 
         negative_s=cache.negative,
         stale_s=cache.stale,
         clock=clock,
+        throttle=throttle,
     )
 
 
 def _plane(
     settings: config.Settings,
     authenticator: Authenticator,
+    failures: FailureLimiter,
     log: AccessLog | None,
     clock: Clock,
 ) -> Plane:
@@ -235,6 +250,7 @@ def _plane(
             clock=clock,
             entries=settings.store.cache.entries,
         ),
+        failures=failures,
         pools={name: _pool(name, up, clock) for name, up in settings.upstreams.items()},
         fields=RequestFields(settings.api_key.header, cookies.strip),
         head_limits=HeadLimits(

@@ -134,6 +134,21 @@ def quota_exhausted(retry_after_s: int) -> Refusal:
     )
 
 
+def too_many_failures(retry_after_s: int) -> Refusal:
+    """Return the refusal of a credential that is not known, from where too many bad ones came."""
+    return Refusal(
+        429,
+        "Rate limit exceeded",
+        "too_many_failures",
+        "Too many bad credentials came from this address.",
+        max(1, retry_after_s),
+    )
+
+
+BAD_CREDENTIALS = frozenset((SESSION_MALFORMED, SESSION_UNKNOWN, KEY_MALFORMED, KEY_UNKNOWN))
+"""What whoever guesses is told."""
+
+
 def _bad_gateway(reason: str, message: str) -> Refusal:
     return Refusal(502, "Bad Gateway", reason, message)
 

@@ -14,7 +14,7 @@ import pytest
 
 from sidecar import __version__, errors
 from sidecar.cli import main
-from sidecar.errors import Refusal, quota_exhausted, rate_limited
+from sidecar.errors import Refusal, quota_exhausted, rate_limited, too_many_failures
 from sidecar.identity import Identity
 from sidecar.observe.access_log import Entry, LineLog
 from sidecar.proxy.fields import Kind, RequestFields
@@ -33,6 +33,7 @@ REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(1),
     quota_exhausted(1),
+    too_many_failures(1),
 ]
 STATUSES = {refusal.reason: refusal.status for refusal in REFUSALS}
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar import errors
-from sidecar.errors import Refusal, Refused, quota_exhausted, rate_limited
+from sidecar.errors import (
+    Refusal,
+    Refused,
+    quota_exhausted,
+    rate_limited,
+    too_many_failures,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +24,7 @@ REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(7),
     quota_exhausted(7),
+    too_many_failures(7),
 ]
 EACH = pytest.mark.parametrize("refusal", [pytest.param(each, id=each.reason) for each in REFUSALS])
 

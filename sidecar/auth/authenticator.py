@@ -12,7 +12,7 @@ from sidecar.auth.membership import Memberships
 from sidecar.auth.queries import Queries
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.signatures import Signatures
-from sidecar.errors import NO_CREDENTIAL
+from sidecar.errors import NO_CREDENTIAL, Refusal
 from sidecar.store.base import KeyRecord, SessionRecord
 
 if TYPE_CHECKING:
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
     from sidecar.auth.credentials import Presented
     from sidecar.auth.pending import Answer, Pending
+    from sidecar.auth.queries import Throttle
     from sidecar.clock import Clock
     from sidecar.identity import Demand
     from sidecar.store.base import Store
+
+
+def _never(_: str) -> Refusal | None:
+    return None
 
 
 class Authenticator:
@@ -45,9 +50,10 @@ class Authenticator:
         negative_s: float,
         stale_s: float,
         clock: Clock,
+        throttle: Throttle = _never,
     ) -> None:
         self._background = Background()
-        self._queries = Queries(clock, self._background, doubt_s=fresh_s)
+        self._queries = Queries(clock, self._background, throttle, doubt_s=fresh_s)
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
         memberships = Memberships(store, RecordCache[str](self._queries, clock, **bounds))
         self._api_keys = ApiKeys(

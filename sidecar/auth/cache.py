@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sidecar.auth.membership import Seat
     from sidecar.clock import Clock
+    from sidecar.errors import Refusal
     from sidecar.identity import Demand, Identity
 
 R = TypeVar("R")
@@ -93,6 +94,10 @@ class RecordCache(Generic[R]):
         except KeyError:
             return None
         return entry if now < entry.settled_until else None
+
+    def throttled(self, key: Hashable, address: str) -> Refusal | None:
+        """Return why *address* is not served what is not remembered under *key*, if it is not."""
+        return None if key in self._entries else self._queries.throttle(address)
 
     def find(
         self, key: Hashable, question: Callable[[], Awaitable[R | None]], now: float

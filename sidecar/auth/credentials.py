@@ -25,6 +25,7 @@ class Presented:
     """
 
     __slots__ = (
+        "address",
         "admission",
         "api_keys",
         "cookies",
@@ -41,6 +42,7 @@ class Presented:
         organizations: Sequence[bytes] = (),
         *,
         cross_site: bool = False,
+        address: str = "",
     ) -> None:
         self.api_keys = api_keys
         """Values of the API key's header."""
@@ -50,6 +52,8 @@ class Presented:
         """Values of the x-organization-id lines."""
         self.cross_site = cross_site
         """An unsafe method with an Origin that is neither the request's own nor trusted."""
+        self.address = address
+        """Where they came from."""
         self.key_name: bytes | None = None
         """The name under which the API key is remembered, once it was worked out."""
         self.session_name: bytes | None = None

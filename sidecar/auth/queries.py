@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sidecar.auth.background import log_unexpected, logger
+from sidecar.errors import Refusal
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Hashable
 
     from sidecar.auth.background import Background
     from sidecar.clock import Clock
 
 R = TypeVar("R")
+
+Throttle = Callable[[str], Refusal | None]
+"""Tells why an address may not have looked up what is not known, if it may not."""
 
 IN_FLIGHT = 64
 """Queries at once: more than the connections that a store has, so that none of them idles."""
@@ -86,8 +91,11 @@ class Queries:
     credential that is known.
     """
 
-    def __init__(self, clock: Clock, background: Background, doubt_s: float) -> None:
+    def __init__(
+        self, clock: Clock, background: Background, throttle: Throttle, doubt_s: float
+    ) -> None:
         """Hold the store to be failing for *doubt_s* after it failed, unless it answers before."""
+        self.throttle = throttle
         self._clock = clock
         self._background = background
         self._doubt_s = doubt_s

@@ -128,6 +128,9 @@ class Verifier(ABC, Generic[R]):
         now: float,
     ) -> Answer | Pending:
         """Decide on the credential whose record is named *key* and found by *question*."""
+        throttled = self._cache.throttled(key, presented.address)
+        if throttled is not None:
+            return throttled
         try:
             found = self._cache.find(key, question, now)
         except StoreUnavailable:

@@ -9,6 +9,7 @@ from sidecar.auth.credentials import Presented
 from sidecar.auth.pending import Pending
 from sidecar.errors import (
     BAD_BODY,
+    BAD_CREDENTIALS,
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
     DRAINING,
@@ -19,6 +20,7 @@ from sidecar.errors import (
     Refused,
     quota_exhausted,
     rate_limited,
+    too_many_failures,
 )
 from sidecar.observe.access_log import Entry
 from sidecar.observe.redact import redact_target
@@ -158,6 +160,11 @@ class Exchange:
         self._out: list[bytes] = []
 
     @property
+    def _address(self) -> str:
+        """Where the request came from, as far as anybody trusted says."""
+        return self._client_address or self._client.peer.address
+
+    @property
     def needs_body(self) -> bool:
         """Whether body bytes are still to come."""
         return self._body is not None and not self._body.done
@@ -223,6 +230,7 @@ class Exchange:
                 head.cookies,
                 head.organizations,
                 cross_site=bool(head.origins) and self._is_cross_site(head),
+                address=self._address,
             )
         outcome = self._plane.authenticator.lookup(route.demand, presented, self._started)
         if isinstance(outcome, Pending):
@@ -255,7 +263,7 @@ class Exchange:
 
     def _on_decided(self, outcome: Identity | Refusal) -> None:
         if isinstance(outcome, Refusal):
-            self._refuse(outcome)
+            self._refuse(self._throttled(outcome) if outcome in BAD_CREDENTIALS else outcome)
             return
         self._identity = outcome
         if outcome.quota is not None and outcome.key_id is not None:
@@ -265,6 +273,15 @@ class Exchange:
                 self._refuse(refuse(decision.retry_after_s))
                 return
         self._forward()
+
+    def _throttled(self, outcome: Refusal) -> Refusal:
+        """Return what a bad credential is told, which is less the more of them there were."""
+        failures, address = self._plane.failures, self._address
+        retry_after_s = failures.retry_after_s(address)
+        if retry_after_s:
+            return too_many_failures(retry_after_s)
+        failures.count(address)
+        return outcome
 
     def _forward(self) -> None:
         assert self._route is not None  # noqa: S101 - decided on before
@@ -708,7 +725,7 @@ class Exchange:
         entry = Entry()
         entry.time = plane.clock.time()
         entry.request_id = self._request_id.decode()
-        entry.client = self._client_address or self._client.peer.address
+        entry.client = self._address
         entry.method = self._head.method.decode()
         if self._target is not None:
             _, _, query = self._target.origin_form.partition(b"?")

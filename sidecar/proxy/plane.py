@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sidecar.auth.authenticator import Authenticator
     from sidecar.clock import Clock
+    from sidecar.limits.failures import FailureLimiter
     from sidecar.limits.local import LocalLimiter
     from sidecar.observe.access_log import AccessLog
     from sidecar.proxy.downstream import Downstream
@@ -42,6 +43,7 @@ class Plane:
     routes: RouteTable
     authenticator: Authenticator
     limiter: LocalLimiter
+    failures: FailureLimiter
     pools: Mapping[str, Pool]
     fields: RequestFields
     head_limits: HeadLimits

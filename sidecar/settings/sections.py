@@ -149,6 +149,15 @@ class IdentityHeaders(Section):
     )
 
 
+class FailureLimits(Section):
+    """How many bad credentials one address may send: an IPv4 address, or an IPv6 /64."""
+
+    requests: Annotated[int, whole_number(1, 1_000_000_000)] = setting(
+        60, "bad credentials in a window; beyond: 429 to whatever is not known to be good"
+    )
+    window: Duration = setting("1m", "the window; it opens with its first bad credential")
+
+
 class Limits(Section):
     """The rate limit of an API key."""
 
@@ -159,6 +168,7 @@ class Limits(Section):
     )
     requests: Annotated[int, whole_number(1, 1_000_000_000)] = setting(1000, "requests in a window")
     window: Duration = setting("1h", "the window; it opens with its first request")
+    failures: FailureLimits = Field(default_factory=FailureLimits)
 
 
 class Log(Section):

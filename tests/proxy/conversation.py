@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookies import SessionCookies
+from sidecar.errors import Refusal, too_many_failures
 from sidecar.identity import Demand, Quota
+from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.observe.access_log import LineLog
 from sidecar.proxy.downstream import Downstream
@@ -133,6 +135,7 @@ class Conversation:
         api_key_header: str = "x-api-key",
         internal_lines: bytes = INTERNAL_LINE,
         has_log: bool = True,
+        failures: int = 60,
     ) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore()
@@ -153,6 +156,7 @@ class Conversation:
             keeps_host=keeps_host,
             clock=self.clock,
         )
+        self.failures = FailureLimiter(failures, 60.0, self.clock)
         self.authenticator = Authenticator(
             self.store,
             secrets=[SECRET.encode()],
@@ -164,12 +168,14 @@ class Conversation:
             negative_s=10.0,
             stale_s=300.0,
             clock=self.clock,
+            throttle=self._throttle,
         )
         self.limiter = LocalLimiter("row", 1000, 3600.0, self.clock, 100)
         self.plane = Plane(
             routes=RouteTable(routes),
             authenticator=self.authenticator,
             limiter=self.limiter,
+            failures=self.failures,
             pools={"chat": self.pool},
             fields=RequestFields(api_key_header, SessionCookies("better-auth").strip),
             head_limits=head_limits or HeadLimits(8192, 32768, 100),
@@ -183,6 +189,10 @@ class Conversation:
             _request_id_prefix=b"f" * 20,
         )
         self._failures: list[dict[str, Any]] = []
+
+    def _throttle(self, address: str) -> Refusal | None:
+        retry_after_s = self.failures.retry_after_s(address)
+        return too_many_failures(retry_after_s) if retry_after_s else None
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()

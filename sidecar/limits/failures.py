@@ -1,0 +1,63 @@
+"""Bad credentials, counted by where they come from.
+
+Who guesses is made to wait before the store is asked. A credential that is known to be good is
+never counted here and never held back: it has nothing to do with what its neighbours try.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from sidecar.limits.decision import whole_seconds
+from sidecar.limits.windows import Window
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock
+
+_NETWORKS = 65_536
+_IPV6_PREFIX = 64
+"""What one customer gets at least (RFC 6177): an address of it more or less says nothing."""
+
+
+class FailureLimiter:
+    """So many bad credentials in one window from one IPv4 address, or one IPv6 /64.
+
+    Memory: the 65 536 networks that failed last.
+    """
+
+    def __init__(self, requests: int, window_s: float, clock: Clock) -> None:
+        self._requests = requests
+        self._window_s = window_s
+        self._clock = clock
+        self._windows: OrderedDict[str, Window] = OrderedDict()
+
+    def retry_after_s(self, address: str) -> int:
+        """Return in how many whole seconds *address* may try again; 0 for at once."""
+        window = self._windows.get(_network(address))
+        if window is None or window.count < self._requests:
+            return 0
+        left_s = window.seconds_left(self._clock.monotonic(), self._window_s)
+        return max(1, whole_seconds(left_s)) if left_s > 0 else 0
+
+    def count(self, address: str) -> None:
+        """Take note of a bad credential from *address*."""
+        network = _network(address)
+        now = self._clock.monotonic()
+        window = self._windows.get(network)
+        if window is None or not window.seconds_left(now, self._window_s):
+            window = self._windows[network] = Window(now)
+            if len(self._windows) > _NETWORKS:
+                self._windows.popitem(last=False)
+        window.count += 1
+        self._windows.move_to_end(network)
+
+
+def _network(address: str) -> str:
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+    except ValueError:
+        return address
