@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
+from sidecar.demo.live import LiveChat
+from sidecar.demo.page import page_routes
 from sidecar.demo.upstream import caller_of, create_app, json_answer, json_object
 
 if TYPE_CHECKING:
@@ -40,8 +42,13 @@ def create_chat(
     conversations: Conversations,
     pause: Callable[[], Awaitable[object]] = read_a_word,
 ) -> web.Application:
-    """Return the chat API; *pause* is awaited before every event but the first of an answer."""
+    """Return the chat API, with the live chat and its page.
+
+    *pause* is awaited before every event but the first of an answer. Shutting the application down
+    ends the live chat, so whoever waits for open connections does that first.
+    """
     api = ChatApi(conversations, pause)
+    live = LiveChat()
     app = create_app(internal_token)
     app.add_routes(
         [
@@ -51,8 +58,11 @@ def create_chat(
             web.get("/v1/chat/sessions/{id}", api.show),
             web.get("/v1/chat/sessions/{id}/messages", api.history),
             web.post("/v1/chat/sessions/{id}/messages", api.answer),
+            web.get("/v1/chat/live", live.talk),
+            *page_routes(),
         ]
     )
+    app.on_shutdown.append(live.end)
     return app
 
 

@@ -90,14 +90,17 @@ async def _start(
     )
     conversations = Conversations(SystemClock())
     conversations.begin(accounts.organization_id, "Welcome", None, WELCOME)
+    chat = create_chat(workspace.internal_token, conversations)
     upstreams = {
-        "chat": await _serve(stack, create_chat(workspace.internal_token, conversations)),
+        "chat": await _serve(stack, chat),
         "export": await _serve(stack, create_export(workspace.internal_token)),
     }
     config = await asyncio.to_thread(workspace.write_config, port, upstreams)
     gateway = build(await asyncio.to_thread(load, config))
     await gateway.start()
     stack.push_async_callback(gateway.stop)
+    # The gateway waits for what is in flight, and a WebSocket is that until somebody closes it.
+    stack.push_async_callback(chat.shutdown)
     return Tour(
         base_url=_url(gateway.address),
         admin_url=_url(gateway.admin_address),

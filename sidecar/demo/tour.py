@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sidecar.demo import page
 from sidecar.demo.accounts import MEMBERS, ORGANIZATION, email_of
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
     from sidecar.demo.accounts import Accounts
 
+_CURL = ("curl", "-sS")
+_TALK = (sys.executable, "-m", "sidecar.demo.talk")
 _JSON = ("-H", "content-type: application/json")
 _EVENTS = ("-H", "accept: text/event-stream")
 _END_OF_LINE = ("-w", r"\n")
@@ -26,10 +30,10 @@ class Step:
 
     title: str
     arguments: tuple[str, ...]
-    """What follows `curl`."""
+    command: tuple[str, ...] = _CURL
 
     def __str__(self) -> str:
-        return f"# {self.title}\n{shlex.join(('curl', '-sS', *self.arguments))}"
+        return f"# {self.title}\n{shlex.join((*self.command, *self.arguments))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Tour:
         yield "members", ", ".join(f"{email_of(role)} ({role})" for role in MEMBERS)
         yield "API key", self.accounts.api_key
         yield "cookie", self.accounts.session_cookie
+        yield "in a browser", f"{self.base_url}{page.PATH}#{self.accounts.session_cookie}"
         yield "directory", f"{self.directory}{'' if self.directory_stays else ' (until it ends)'}"
 
     def steps(self) -> tuple[Step, ...]:
@@ -69,6 +74,7 @@ class Tour:
         chat = f"{self.base_url}/v1/chat"
         session = f"{chat}/sessions/{self.session_id}"
         export = f"{self.base_url}/api/export/conversations/{self.session_id}"
+        live = f"ws{chat.removeprefix('http')}/live"
         hello = ("-d", '{"message": "Hello"}')
         question = ("-d", '{"content": "What is new?"}')
         return (
@@ -87,6 +93,7 @@ class Tour:
             ),
             Step("The organization's chat sessions", (*key, f"{chat}/sessions")),
             Step("What was said, in pages", (*key, f"{session}/messages?limit=4")),
+            Step("Live, over a WebSocket", (*key, live, "Hello", "Still there?"), _TALK),
             Step("A download of 100 MB", (*key, *_SUMMARY, f"{export}?size=100MB")),
             Step("No credential: 401", ("-i", *_END_OF_LINE, f"{chat}/sessions")),
             Step(

@@ -57,6 +57,11 @@ auth = ["api_key", "session"]
 path = "/api/export"
 upstream = "export"
 auth = ["api_key"]
+
+[[routes]]
+path = "/demo"                      # the page of the live chat
+upstream = "chat"
+auth = []                           # public
 """
 
 

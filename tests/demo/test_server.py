@@ -1,35 +1,31 @@
-"""The demonstration as a user meets it: started as a command, its lines run by a shell."""
+"""What the demonstration prints is true, and it ends well."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shlex
 import shutil
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession, WSMsgType
 
 from sidecar.demo.chat import WORD_PAUSE_S
+from tests.demo.demonstration import STAND_IN, TIMEOUT_S, demonstration, output_of, shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tests.demo.demonstration import Demo
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMEOUT_S = 30.0
-"""How long what must come may take on a busy machine; never waited out."""
-
-STAND_IN = shlex.join([sys.executable, str(Path(__file__).with_name("curl.py"))])
 CURLS = pytest.mark.parametrize(
     "curl",
     [
@@ -39,105 +35,10 @@ CURLS = pytest.mark.parametrize(
 )
 
 
-@dataclass
-class Demo:
-    """A demonstration that is ready."""
-
-    process: asyncio.subprocess.Process
-    lines: list[str]
-    """What it printed to stdout until it was ready."""
-    access_log: asyncio.Task[bytes]
-    """What it prints to stdout from then on; there once it has ended."""
-    stderr: asyncio.Task[bytes]
-
-    def fact(self, name: str) -> str:
-        """Return what the first lines say of *name*."""
-        (line,) = (line for line in self.lines if line.startswith(f"{name}  "))
-        return line.removeprefix(name).strip()
-
-    @property
-    def commands(self) -> dict[str, str]:
-        """The lines to paste, by the comment above each."""
-        return {
-            title.removeprefix("# "): line
-            for title, line in zip(self.lines, self.lines[1:], strict=False)
-            if line.startswith("curl ")
-        }
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal and return the exit code."""
-        self.process.send_signal(number)
-        return await self.end()
-
-    async def end(self) -> int:
-        """Wait until it has ended and return the exit code."""
-        async with asyncio.timeout(TIMEOUT_S):
-            await asyncio.gather(self.access_log, self.stderr)
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def demonstration(*arguments: str | Path, **environment: str) -> AsyncIterator[Demo]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "sidecar", "demo", "--port", "0"),
-        *map(str, arguments),
-        env=os.environ | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    stderr = asyncio.create_task(process.stderr.read())
-    try:
-        lines: list[str] = []
-        async with asyncio.timeout(TIMEOUT_S):
-            while not (lines and lines[-1].startswith("ready: ")):
-                line = await process.stdout.readline()
-                assert line, f"ended before it was ready: {await stderr!r}"
-                lines.append(line.decode().rstrip("\n"))
-        access_log = asyncio.create_task(process.stdout.read())
-        try:
-            yield Demo(process, lines, access_log, stderr)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await access_log
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await stderr
-        await process.wait()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo() -> AsyncIterator[Demo]:
     async with demonstration() as running:
         yield running
-
-
-@asynccontextmanager
-async def shell(line: str, curl: str = STAND_IN) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a line as it was printed, with *curl* for curl."""
-    if curl != "curl":
-        line = f"{curl} {line.removeprefix('curl ')}"
-    process = await asyncio.create_subprocess_exec(
-        *("/bin/sh", "-c", line), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def output_of(line: str, curl: str = STAND_IN) -> str:
-    async with shell(line, curl) as process:
-        stdout, _ = await process.communicate()
-    assert process.returncode == 0
-    return stdout.decode()
 
 
 def is_an_answer(output: str, organization: str) -> None:
@@ -193,6 +94,7 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
     "Readiness": is_healthy,
 }
 EVENTS = ["The same as server-sent events, one by one", "By the cookie, as events"]
+LIVE = "Live, over a WebSocket"
 QUESTION = "In a session, by a signed-in user's cookie"
 
 
@@ -230,14 +132,24 @@ async def test_events_arrive_one_by_one(demo: Demo, title: str, curl: str) -> No
     assert arrived[-1] - arrived[0] > (len(words) - 1) * WORD_PAUSE_S / 2
 
 
+async def test_a_websocket_echoes_to_whoever_has_a_key(demo: Demo) -> None:
+    hello, *echoes = (await output_of(demo.commands[LIVE])).splitlines()
+    caller = json.loads(hello)
+    assert caller["organization_id"] in demo.fact("organization")
+    assert (caller["role"], caller["method"]) == ("owner", "api_key")
+    assert echoes == ["Hello", "Still there?"]
+
+
 async def test_every_line_is_run_here(demo: Demo) -> None:
-    assert set(demo.commands) == {*CHECKS, *EVENTS}
+    assert set(demo.commands) == {*CHECKS, *EVENTS, LIVE}
 
 
 async def test_what_it_prints_first_is_what_its_lines_use(demo: Demo) -> None:
     lines = "\n".join(demo.commands.values())
     for fact in ("base URL", "API key", "cookie"):
         assert demo.fact(fact) in lines
+    page = f"{demo.fact('base URL')}/demo#{demo.fact('cookie')}"
+    assert demo.fact("in a browser") == page
     assert demo.lines[-1] == f"ready: {demo.fact('base URL')} (Ctrl-C ends it)"
     assert [
         role for role in ("owner", "admin", "member") if f"({role})" in demo.fact("members")
@@ -269,6 +181,7 @@ async def test_its_configuration_is_one_that_check_accepts(demo: Demo) -> None:
     assert [(route["path"], route["auth"]) for route in routes] == [
         ("/v1/chat", ["api_key", "session"]),
         ("/api/export", ["api_key"]),
+        ("/demo", []),
     ]
 
 
@@ -296,6 +209,19 @@ async def test_an_answer_that_is_being_given_is_given_to_its_end() -> None:
             rest = await process.stdout.read()
         assert b"event: done\n" in rest
         assert await demo.end() == 0
+
+
+async def test_a_websocket_that_is_open_is_closed_properly() -> None:
+    async with demonstration() as demo:
+        url, key = f"{demo.fact('base URL')}/v1/chat/live", {"x-api-key": demo.fact("API key")}
+        async with ClientSession() as session, session.ws_connect(url, headers=key) as live:
+            await live.receive_str()
+            demo.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(TIMEOUT_S):
+                assert (await live.receive()).type is WSMsgType.CLOSE
+            assert live.close_code == 1001
+            assert await demo.end() == 0
+        assert b"Traceback" not in demo.stderr.result()
 
 
 async def test_requests_are_logged_as_text_without_their_credentials() -> None:

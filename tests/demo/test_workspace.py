@@ -45,6 +45,7 @@ def test_its_configuration_is_valid_wherever_it_is(tmp_path: Path, name: str) ->
     assert [(route.path, route.upstream, route.auth) for route in settings.routes] == [
         ("/v1/chat", "chat", ("api_key", "session")),
         ("/api/export", "export", ("api_key",)),
+        ("/demo", "chat", ()),
     ]
 
 
