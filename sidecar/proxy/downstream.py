@@ -109,7 +109,7 @@ class Downstream(asyncio.Protocol):
         """Take the end of the client's sending for its going: nobody waits for an answer."""
         exchange = self._exchange
         if exchange is not None:
-            exchange.on_client_gone()
+            exchange.on_client_gone(in_order=True)
             # It may be reading yet, and must not take what it got for the whole.
             self.abort(reset=exchange.ends_by_close)
 

@@ -421,8 +421,8 @@ class Exchange:
         # A trailer says nothing that a head would not be allowed to say.
         return [field for field in trailers if self._plane.fields.kind(field[0]) is Kind.OTHER]
 
-    def on_client_gone(self) -> None:
-        """End the upstream's request: nobody waits for it."""
+    def on_client_gone(self, *, in_order: bool = False) -> None:
+        """End the upstream's request: nobody waits for it. A tunnel may end so, *in_order*."""
         if self._state == _DONE:
             return
         self._status = self._status or _CLIENT_GONE_STATUS
@@ -430,7 +430,7 @@ class Exchange:
             # What the client said last is the upstream's to hear.
             self._connection.finish()
             self._connection = None
-        self._end("client_gone")
+        self._end("ok" if self._is_tunnel and in_order else "client_gone")
 
     def on_client_full(self) -> None:
         """Slow down the upstream: the client reads slowly."""

@@ -237,6 +237,16 @@ async def test_what_the_client_says_last_reaches_the_upstream(talk: Conversation
     await talk.settle()
     assert upstream.received.endswith(b"goodbye")
     assert not upstream.is_open
+    assert talk.reasons() == ["ok"], "as websockets end"
+
+
+async def test_a_client_that_vanishes_is_told_apart(talk: Conversation) -> None:
+    client = await talk.ask(ask(BY_KEY))
+    talk.upstream.send(SWITCHED)
+    await talk.settle()
+    client.reset()
+    await talk.settle()
+    assert not talk.upstream.is_open
     assert talk.reasons() == ["client_gone"]
 
 
