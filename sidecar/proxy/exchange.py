@@ -430,7 +430,10 @@ class Exchange:
             # What the client said last is the upstream's to hear.
             self._connection.finish()
             self._connection = None
-        self._end("ok" if self._is_tunnel and in_order else "client_gone")
+        if self._is_tunnel and in_order:
+            self._end("ok")
+        else:
+            self._end("client_gone")
 
     def on_client_full(self) -> None:
         """Slow down the upstream: the client reads slowly."""
