@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.credentials import letters
 from bench.errors import BenchError
+from bench.load.requests import Target
+from bench.load.upload import upload
 from bench.ports import HOST
 from bench.upstream.static import ITEM, ITEM_PATH, SEEN_PATH
-from bench.upstream.streaming import DOWNLOAD_PATH, EVENTS_PATH
+from bench.upstream.streaming import DOWNLOAD_PATH, EVENTS_PATH, UPLOAD_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +70,8 @@ def check_proxy(name: str, port: int, credentials: Credentials) -> None:
     _expect(name, "an event stream", (status, events.count(b"\n\n")), (200, 3))
     status, body = get(port, f"{DOWNLOAD_PATH}?bytes=1000000", key)
     _expect(name, "a download", (status, len(body)), (200, 1_000_000))
+    target = Target(HOST, port, UPLOAD_PATH, key)
+    _expect(name, "an upload", upload(target, 1_000_000), 1_000_000)
 
 
 def _expect_identity(name: str, seen: dict[str, Any], credentials: Credentials) -> None:

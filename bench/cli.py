@@ -1,4 +1,4 @@
-"""The command line: `python -m bench [--quick] [--write] …`, `python -m bench profile`."""
+"""The command line: `python -m bench [--load] [--quick] [--write] …`, `python -m bench profile`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from bench.credentials import make_credentials
 from bench.errors import BenchError
 from bench.load.closed_loop import ClosedLoop
 from bench.load.wrk import Wrk
+from bench.load_report import load_table
 from bench.machine import describe_machine
-from bench.page import write_page
+from bench.page import FIGURES, LOAD_FIGURES, write_page
+from bench.peers.caddy import CADDY
 from bench.peers.envoy import ENVOY
 from bench.peers.nginx import NGINX
 from bench.peers.sidecar import SIDECAR, SIDECAR_LOGGING
-from bench.plan import FULL, QUICK
+from bench.peers.traefik import TRAEFIK
+from bench.plan import FULL, FULL_LOAD, QUICK, QUICK_LOAD
 from bench.process import choose_cores, raise_descriptor_limit
 from bench.profiling import profile
 from bench.programs import WORK, find_program
-from bench.report import load_bound, table
+from bench.report import comparison, load_bound, table
 from bench.rounds import Bench
 from bench.stage import Stage
+from bench.under_load import LoadBench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,8 +42,9 @@ if TYPE_CHECKING:
     from bench.load.requests import Generator
     from bench.peers.base import Peer
 
-PEERS = (NGINX, ENVOY, SIDECAR, SIDECAR_LOGGING)
-COMPARED_TO = (NGINX.name, ENVOY.name)
+PEERS = (NGINX, ENVOY, TRAEFIK, CADDY, SIDECAR, SIDECAR_LOGGING)
+OURS = (SIDECAR.name, SIDECAR_LOGGING.name)
+COMPARED_TO = (NGINX.name, ENVOY.name, TRAEFIK.name, CADDY.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _directory() as directory:
+            if options.load:
+                return _measure_load(_load_bench(options, directory), options)
             bench = _bench(options, directory)
             return _profile(bench) if options.profile else _measure(bench, options)
     except BenchError as error:
@@ -66,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=["profile"],
         help="show where the sidecar spends its time, and measure nothing",
     )
+    parser.add_argument(
+        "--load",
+        action="store_true",
+        help="measure busy connections from 64 to 1024, and thousands of idle streams",
+    )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
     parser.add_argument(
@@ -80,34 +92,81 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(options: argparse.Namespace, directory: Path) -> Bench:
-    """Set the run up, with this process and so its clients bound to the load's core."""
-    if sys.platform != "linux":
-        raise BenchError("needs Linux: what the kernel tells of a process is read from /proc")
     plan = QUICK if options.quick else FULL
     if options.rounds is not None:
         plan = replace(plan, rounds=max(1, options.rounds))
-    generator = _generator(directory)
-    _give_up_after(plan.limit_s)
+    return Bench(plan, _stage(directory, plan.limit_s), _generator(directory))
+
+
+def _load_bench(options: argparse.Namespace, directory: Path) -> LoadBench:
+    plan = QUICK_LOAD if options.quick else FULL_LOAD
+    if options.rounds is not None:
+        plan = replace(plan, rounds=max(1, options.rounds))
+    return LoadBench(plan, _stage(directory, plan.limit_s), _generator(directory))
+
+
+def _stage(directory: Path, limit_s: int) -> Stage:
+    """Set the run up, with this process and so its clients bound to the load's core."""
+    if sys.platform != "linux":
+        raise BenchError("needs Linux: what the kernel tells of a process is read from /proc")
+    _give_up_after(limit_s)
     cores = choose_cores()
     os.sched_setaffinity(0, {cores.load})
     raise_descriptor_limit()
-    return Bench(plan, Stage(cores, make_credentials(), directory), generator)
+    return Stage(cores, make_credentials(), directory)
 
 
 def _measure(bench: Bench, options: argparse.Namespace) -> int:
     peers = _chosen(options.only)
     rounds = bench.run(peers)
     versions = {peer.name: peer.version() for peer in peers}
-    compared_to = [name for name in COMPARED_TO if name in rounds]
-    notes = _notes(bench, versions, load_bound(rounds))
-    figures = f"{table(bench.plan, rounds, compared_to)}\n\n{notes}"
+    plan = bench.plan
+    made_with = (
+        f"- {_named(versions)}; load: {bench.generator.name}, {plan.connections} connections; "
+        f"{plan.streams} event streams, one event each every {plan.stream_period_ms} ms."
+    )
+    notes = [_made_on(bench), made_with, _of_rounds(plan.rounds)]
+    if idle := load_bound(rounds):
+        notes.append(
+            "- Cores not busy, so the load was the bound or other programs took their time, and "
+            f"requests a second are too low: {', '.join(idle)}."
+        )
+    tables = [table(plan, rounds), comparison(plan, rounds, COMPARED_TO, OURS), "\n".join(notes)]
+    figures = "\n\n".join(filter(None, tables))
     print(figures)
-    if options.json is not None:
-        raw = {name: [asdict(round_) for round_ in of_one] for name, of_one in rounds.items()}
-        options.json.write_text(json.dumps(_document(bench, versions, raw), indent=1) + "\n")
+    raw = {name: [asdict(round_) for round_ in of_one] for name, of_one in rounds.items()}
+    _keep(options, bench, versions, raw)
     if options.write:
-        write_page(figures)
+        write_page(FIGURES, figures)
     return 0
+
+
+def _measure_load(bench: LoadBench, options: argparse.Namespace) -> int:
+    peers = [peer for peer in _chosen(options.only) if not peer.requests_only]
+    rounds = bench.run(peers)
+    versions = {peer.name: peer.version() for peer in peers}
+    plan = bench.plan
+    made_with = (
+        f"- {_named(versions)}; load: {bench.generator.name}; each stream has an event every "
+        f"{plan.stream_period_ms / 1000:g} s; beside the streams, {plan.slow_readers} downloads "
+        f"at {plan.slow_rate // 1024} KiB/s each and {plan.paced_rate} requests a second."
+    )
+    notes = "\n".join((_made_on(bench), made_with, _of_rounds(plan.rounds)))
+    figures = f"{load_table(plan, rounds)}\n\n{notes}"
+    print(figures)
+    raw = {name: [asdict(round_) for round_ in of_one] for name, of_one in rounds.items()}
+    _keep(options, bench, versions, raw)
+    if options.write:
+        write_page(LOAD_FIGURES, figures)
+    return 0
+
+
+def _keep(
+    options: argparse.Namespace, bench: Bench | LoadBench, versions: dict[str, str], raw: Any
+) -> None:
+    """Write all figures where they were asked for."""
+    if options.json is not None:
+        options.json.write_text(json.dumps(_document(bench, versions, raw), indent=1) + "\n")
 
 
 def _profile(bench: Bench) -> int:
@@ -124,30 +183,22 @@ def _chosen(names: Sequence[str] | None) -> list[Peer]:
     return chosen
 
 
-def _notes(bench: Bench, versions: dict[str, str], idle: list[str]) -> str:
-    """Return what a reader must know of a run to judge its figures."""
-    plan, cores, machine = bench.plan, bench.stage.cores, describe_machine()
-    named = ", ".join(f"{name} {version}" for name, version in _programs(versions).items())
+def _made_on(bench: Bench | LoadBench) -> str:
+    """Return what a reader must know of the machine to judge the figures."""
+    cores, machine = bench.stage.cores, describe_machine()
     sides = (
         "the proxy on one core, upstream and load on another"
         if cores.apart
         else "all on one core: requests a second and latency mean little here"
     )
-    made_on = (
+    return (
         f"- {datetime.now(UTC):%Y-%m-%d}, {machine.cpu}, {machine.cores} cores, "
         f"{machine.memory_gib:g} GiB, {machine.kernel}, Python {machine.python}; {sides}."
     )
-    made_with = (
-        f"- {named}; load: {bench.generator.name}, {plan.connections} connections; "
-        f"{plan.streams} event streams, one event each every {plan.stream_period_ms} ms."
-    )
-    lines = [made_on, made_with, _of_rounds(plan.rounds)]
-    if idle:
-        lines.append(
-            f"- Cores not busy, so the load was the bound or other programs took their time, and "
-            f"requests a second are too low: {', '.join(idle)}."
-        )
-    return "\n".join(lines)
+
+
+def _named(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in _programs(versions).items())
 
 
 def _of_rounds(rounds: int) -> str:
@@ -161,7 +212,7 @@ def _programs(versions: dict[str, str]) -> dict[str, str]:
     return {name.partition(",")[0]: version for name, version in versions.items()}
 
 
-def _document(bench: Bench, versions: dict[str, str], raw: dict[str, Any]) -> dict[str, Any]:
+def _document(bench: Bench | LoadBench, versions: dict[str, str], raw: Any) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(describe_machine()),

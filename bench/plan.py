@@ -16,12 +16,14 @@ class Plan:
     connections: int
     warmup_s: float
     requests_s: float
+    mixed_s: float
     streams: int
     stream_period_ms: int
     """Milliseconds between two events of one stream."""
     streams_settle_s: float
     streams_s: float
     download_bytes: int
+    upload_bytes: int
     slow_bytes: int
     """Size of the download whose reader is slow."""
     slow_rate: int
@@ -35,14 +37,16 @@ FULL = Plan(
     connections=64,
     warmup_s=1.0,
     requests_s=3.0,
+    mixed_s=2.0,
     streams=1000,
     stream_period_ms=100,
     streams_settle_s=1.0,
     streams_s=3.0,
     download_bytes=GIB,
+    upload_bytes=GIB,
     slow_bytes=GIB,
     slow_rate=200 * MIB,
-    limit_s=600,
+    limit_s=1200,
 )
 
 QUICK = Plan(
@@ -50,12 +54,70 @@ QUICK = Plan(
     connections=64,
     warmup_s=0.5,
     requests_s=2.0,
+    mixed_s=1.0,
     streams=500,
     stream_period_ms=50,
     streams_settle_s=0.5,
     streams_s=2.0,
     download_bytes=GIB // 2,
+    upload_bytes=GIB // 2,
     slow_bytes=GIB // 2,
     slow_rate=200 * MIB,
-    limit_s=180,
+    limit_s=300,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """The sizes of one run under load; times in seconds."""
+
+    rounds: int
+    connections: tuple[int, ...]
+    """How many are busy at once, one measurement after the other."""
+    warmup_s: float
+    requests_s: float
+    streams: int
+    """How many are open at once, idle but for an event now and then; fewer where descriptors end.
+    """
+    stream_period_ms: int
+    slow_readers: int
+    """Downloads beside the streams whose readers are slow."""
+    slow_rate: int
+    """Bytes a second that each of these readers takes."""
+    paced_rate: int
+    """Requests a second before, beside and after the streams: few enough for any proxy."""
+    paced_s: float
+    settle_s: float
+    limit_s: int
+    """The whole run is given up after this."""
+
+
+FULL_LOAD = LoadPlan(
+    rounds=3,
+    connections=(64, 256, 1024),
+    warmup_s=1.0,
+    requests_s=3.0,
+    streams=10_000,
+    stream_period_ms=10_000,
+    slow_readers=50,
+    slow_rate=64 * 1024,
+    paced_rate=500,
+    paced_s=4.0,
+    settle_s=1.0,
+    limit_s=1800,
+)
+
+QUICK_LOAD = LoadPlan(
+    rounds=1,
+    connections=(64, 256, 1024),
+    warmup_s=1.0,
+    requests_s=1.0,
+    streams=2_000,
+    stream_period_ms=5_000,
+    slow_readers=20,
+    slow_rate=64 * 1024,
+    paced_rate=500,
+    paced_s=2.0,
+    settle_s=0.5,
+    limit_s=600,
 )

@@ -131,6 +131,11 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def descriptor_limit() -> int:
+    """Return how many descriptors this process, and each child, may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def session_pids(session: int) -> Iterator[int]:
     """Yield the processes of a session that live, zombies left out."""
     for entry in Path("/proc").iterdir():

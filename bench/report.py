@@ -1,4 +1,4 @@
-"""The table: what was measured, one column a proxy."""
+"""The tables: what was measured, one column a proxy; and the sidecar beside each peer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from bench.load.download import Downloaded, SlowlyRead
     from bench.load.event_streams import Streamed
+    from bench.load.upload import Uploaded
     from bench.plan import Plan
     from bench.rounds import Requested, Round
 
@@ -30,7 +31,7 @@ class Measure:
     of: Callable[[Round], float | None]
     digits: int = 0
     compared: bool = False
-    """Whether rows follow that show it as a multiple of each peer's."""
+    """Whether it stands in the second table, as a multiple of each peer's."""
 
 
 def _of_requests(figure: Callable[[Requested], float]) -> Callable[[Round], float | None]:
@@ -47,6 +48,10 @@ def _of_proxied(figure: Callable[[Requested], float]) -> Callable[[Round], float
     return read
 
 
+def _of_mixed(figure: Callable[[Requested], float]) -> Callable[[Round], float | None]:
+    return lambda round_: None if round_.mixed is None else figure(round_.mixed)
+
+
 def _of_streams(figure: Callable[[Streamed], float]) -> Callable[[Round], float | None]:
     return lambda round_: None if round_.streamed is None else figure(round_.streamed)
 
@@ -55,8 +60,17 @@ def _of_download(figure: Callable[[Downloaded], float]) -> Callable[[Round], flo
     return lambda round_: None if round_.downloaded is None else figure(round_.downloaded)
 
 
+def _of_upload(figure: Callable[[Uploaded], float]) -> Callable[[Round], float | None]:
+    return lambda round_: None if round_.uploaded is None else figure(round_.uploaded)
+
+
 def _of_slow_reader(figure: Callable[[SlowlyRead], float]) -> Callable[[Round], float | None]:
     return lambda round_: None if round_.slowly_read is None else figure(round_.slowly_read)
+
+
+def cpu_us(requested: Requested) -> float:
+    """Return the proxy's CPU microseconds a request."""
+    return requested.cpu_s / requested.answered.requests * 1e6
 
 
 def measures(plan: Plan) -> list[Measure]:
@@ -64,10 +78,11 @@ def measures(plan: Plan) -> list[Measure]:
     return [
         Measure(
             "CPU µs a request",
-            _of_proxied(lambda r: r.cpu_s / r.answered.requests * 1e6),
+            _of_proxied(cpu_us),
             digits=1,
             compared=True,
         ),
+        Measure("CPU µs a mixed request", _of_mixed(cpu_us), digits=1, compared=True),
         Measure(
             "requests a second", _of_requests(lambda r: r.answered.requests / r.answered.seconds)
         ),
@@ -83,11 +98,20 @@ def measures(plan: Plan) -> list[Measure]:
         Measure("event delay p50, ms", _of_streams(lambda s: s.p50_ms), digits=2),
         Measure("event delay p99, ms", _of_streams(lambda s: s.p99_ms), digits=2),
         Measure(
-            "KB a stream", _of_streams(lambda s: s.memory_bytes / 1000 / plan.streams), digits=1
+            "KB a stream",
+            _of_streams(lambda s: s.memory_bytes / 1000 / plan.streams),
+            digits=1,
+            compared=True,
         ),
         Measure(
             "CPU s a GiB of download",
             _of_download(lambda d: d.cpu_s / d.size * GIB),
+            digits=2,
+            compared=True,
+        ),
+        Measure(
+            "CPU s a GiB of upload",
+            _of_upload(lambda u: u.cpu_s / u.size * GIB),
             digits=2,
             compared=True,
         ),
@@ -100,21 +124,36 @@ def measures(plan: Plan) -> list[Measure]:
     ]
 
 
-def table(plan: Plan, rounds: Mapping[str, Sequence[Round]], peers: Sequence[str]) -> str:
-    """Return the table in Markdown, columns aligned; others are compared to *peers*."""
+def table(plan: Plan, rounds: Mapping[str, Sequence[Round]]) -> str:
+    """Return the figures in Markdown, columns aligned."""
     rows = [["", *rounds]]
     for measure in measures(plan):
-        figures = {
-            name: [measure.of(round_) for round_ in of_one] for name, of_one in rounds.items()
-        }
-        rows.append([measure.label, *(cell(series, measure.digits) for series in figures.values())])
-        if measure.compared:
-            rows += [
-                [f"  beside {peer}", *(ratio(series, figures[peer]) for series in figures.values())]
-                for peer in peers
-                if peer in figures
-            ]
-    return _markdown(rows)
+        series = (_series(measure, of_one) for of_one in rounds.values())
+        rows.append([measure.label, *(cell(figures, measure.digits) for figures in series)])
+    return markdown(rows)
+
+
+def comparison(
+    plan: Plan, rounds: Mapping[str, Sequence[Round]], peers: Sequence[str], ours: Sequence[str]
+) -> str:
+    """Return what is to be *compared* as a multiple of each peer's, for each of *ours*.
+
+    Empty where the run lacks one side or the other.
+    """
+    known = [name for name in peers if name in rounds]
+    rows = []
+    for measure in measures(plan):
+        figures = {name: _series(measure, of_one) for name, of_one in rounds.items()}
+        for name in ours:
+            if not measure.compared or not any(figures.get(name, ())):
+                continue
+            ratios = [ratio(figures[name], figures[peer]) for peer in known]
+            rows.append([f"{name}: {measure.label}", *ratios])
+    return markdown([["beside", *known], *rows]) if rows and known else ""
+
+
+def _series(measure: Measure, of_one: Sequence[Round]) -> list[float | None]:
+    return [measure.of(round_) for round_ in of_one]
 
 
 def cell(series: Sequence[float | None], digits: int) -> str:
@@ -150,7 +189,8 @@ def load_bound(rounds: Mapping[str, Sequence[Round]]) -> list[str]:
     return names
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table, columns aligned; the first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []

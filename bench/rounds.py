@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from bench.errors import BenchError
 from bench.load.download import measure_download, measure_slow_reader
 from bench.load.event_streams import measure_streams
+from bench.load.mixture import mixed_targets
+from bench.load.upload import measure_upload
+from bench.ports import HOST
 from bench.upstream.static import ITEM_PATH
-from bench.upstream.streaming import DOWNLOAD_PATH, EVENTS_PATH
+from bench.upstream.streaming import DOWNLOAD_PATH, EVENTS_PATH, UPLOAD_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from bench.load.download import Downloaded, SlowlyRead
     from bench.load.event_streams import Streamed
     from bench.load.requests import Answered, Generator, Target
+    from bench.load.upload import Uploaded
     from bench.peers.base import Peer
     from bench.plan import Plan
     from bench.process import Child
@@ -42,8 +46,11 @@ class Round:
     """What was measured of one proxy in one round."""
 
     requested: Requested | None = None
+    mixed: Requested | None = None
+    """Requests no two of which are alike."""
     streamed: Streamed | None = None
     downloaded: Downloaded | None = None
+    uploaded: Uploaded | None = None
     slowly_read: SlowlyRead | None = None
 
 
@@ -71,16 +78,16 @@ class Bench:
 
     def load_requests(self, seconds: float) -> Answered:
         """Send plain requests through the proxy that serves. Raises BenchError where one fails."""
-        return self._load(self.stage.through_proxy(ITEM_PATH), seconds)
+        return self._load([self.stage.through_proxy(ITEM_PATH)], seconds)
 
     def _say(self, number: int, name: str) -> None:
         now = time.strftime("%H:%M:%S")
         print(f"{now} round {number + 1} of {self.plan.rounds}: {name}", file=sys.stderr)
 
     def _measure_direct(self) -> Round:
-        target = self.stage.direct(ITEM_PATH)
-        self._load(target, self.plan.warmup_s)
-        return Round(Requested(self._load(target, self.plan.requests_s), cpu_s=0.0))
+        targets = [self.stage.direct(ITEM_PATH)]
+        self._load(targets, self.plan.warmup_s)
+        return Round(Requested(self._load(targets, self.plan.requests_s), cpu_s=0.0))
 
     def _measure(self, peer: Peer, *, first: bool) -> Round:
         result = Round()
@@ -88,10 +95,15 @@ class Bench:
             if not peer.requests_only:
                 # Before all else: memory that other loads left would hide what streams take.
                 result.streamed = self._measure_streams(proxy)
-            result.requested = self._measure_requests(proxy)
+            self.load_requests(self.plan.warmup_s)
+            item = [self.stage.through_proxy(ITEM_PATH)]
+            result.requested = self._measure_requests(proxy, item, self.plan.requests_s)
+            result.mixed = self._measure_requests(proxy, self._mixture(), self.plan.mixed_s)
             if not peer.requests_only:
                 size = self.plan.download_bytes
                 result.downloaded = measure_download(self._download(size), proxy, size)
+                upload = self.stage.through_proxy(UPLOAD_PATH)
+                result.uploaded = measure_upload(upload, proxy, self.plan.upload_bytes)
                 if first:
                     result.slowly_read = measure_slow_reader(
                         self._download(self.plan.slow_bytes),
@@ -111,17 +123,21 @@ class Bench:
             seconds=self.plan.streams_s,
         )
 
-    def _measure_requests(self, proxy: Child) -> Requested:
-        self.load_requests(self.plan.warmup_s)
+    def _measure_requests(
+        self, proxy: Child, targets: Sequence[Target], seconds: float
+    ) -> Requested:
         cpu_before = proxy.cpu_s()
-        answered = self.load_requests(self.plan.requests_s)
+        answered = self._load(targets, seconds)
         return Requested(answered, proxy.cpu_s() - cpu_before)
+
+    def _mixture(self) -> list[Target]:
+        return mixed_targets(HOST, self.stage.ports.listen, self.stage.credentials.keys)
 
     def _download(self, size: int) -> Target:
         return self.stage.through_proxy(f"{DOWNLOAD_PATH}?bytes={size}")
 
-    def _load(self, target: Target, seconds: float) -> Answered:
-        answered = self.generator.run(target, connections=self.plan.connections, seconds=seconds)
+    def _load(self, targets: Sequence[Target], seconds: float) -> Answered:
+        answered = self.generator.run(targets, connections=self.plan.connections, seconds=seconds)
         if answered.failures:
             raise BenchError(f"{answered.failures} of {answered.requests} requests failed")
         return answered

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 import uvloop
@@ -12,14 +13,17 @@ import uvloop
 from bench.errors import BenchError
 from bench.load.requests import Answered, Target
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 _PATIENCE_S = 10.0
 
 
 class _Run:
     """What all connections of one run share."""
 
-    def __init__(self, request: bytes, ends: float) -> None:
-        self.request = request
+    def __init__(self, requests: Iterator[bytes], ends: float) -> None:
+        self.requests = requests
         self.ends = ends
         self.latencies: list[float] = []
         self.failures = 0
@@ -63,7 +67,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._run.request)
+        self._transport.write(next(self._run.requests))
 
     def _finish(self) -> None:
         if not self.done.done():
@@ -75,13 +79,14 @@ class ClosedLoop:
 
     name = "bench.load.closed_loop"
 
-    def run(self, target: Target, *, connections: int, seconds: float) -> Answered:
-        return uvloop.run(self._run(target, connections, seconds))
+    def run(self, targets: Sequence[Target], *, connections: int, seconds: float) -> Answered:
+        return uvloop.run(self._run(targets, connections, seconds))
 
-    async def _run(self, target: Target, connections: int, seconds: float) -> Answered:
+    async def _run(self, targets: Sequence[Target], connections: int, seconds: float) -> Answered:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
-        run = _Run(render(target), started + seconds)
+        run = _Run(itertools.cycle([render(target) for target in targets]), started + seconds)
+        target = targets[0]
         try:
             async with asyncio.timeout(seconds + _PATIENCE_S):
                 clients = []
@@ -98,10 +103,12 @@ class ClosedLoop:
         return Answered(len(run.latencies), taken, run.failures, p50, p99)
 
 
-def render(target: Target) -> bytes:
-    """Return the request as it goes over the wire."""
-    lines = [f"GET {target.path} HTTP/1.1", f"Host: {target.host}:{target.port}"]
+def render(target: Target, *, method: str = "GET", length: int | None = None) -> bytes:
+    """Return the request as it goes over the wire; with a *length*, the head of the last one."""
+    lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host}:{target.port}"]
     lines += [f"{name}: {value}" for name, value in target.headers.items()]
+    if length is not None:
+        lines += [f"Content-Length: {length}", "Connection: close"]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,9 @@ class Generator(Protocol):
 
     name: str
 
-    def run(self, target: Target, *, connections: int, seconds: float) -> Answered:
-        """Send requests for about *seconds*, each connection the next one when it was answered."""
+    def run(self, targets: Sequence[Target], *, connections: int, seconds: float) -> Answered:
+        """Send requests for about *seconds*, each connection the next one when it was answered.
+
+        Several *targets*, all of one host and port, are asked for in turn.
+        """
         ...

@@ -8,9 +8,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
+from bench.load.closed_loop import render
 from bench.load.requests import Answered, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bench.programs import Program
@@ -25,6 +27,17 @@ done = function(summary, latency, requests)
     latency:percentile(50), latency:percentile(99)))
 end
 """
+# Each is ready made: what it costs to hand one over is next to nothing.
+_IN_TURN = """\
+local requests = {{
+{requests}
+}}
+local turn = 0
+request = function()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+"""
 
 
 class Wrk:
@@ -33,16 +46,20 @@ class Wrk:
     def __init__(self, program: Program, directory: Path) -> None:
         self.name = f"wrk {program.version}"
         self._program = program
-        self._script = directory / "report.lua"
-        self._script.write_text(_REPORT)
+        self._directory = directory
 
-    def run(self, target: Target, *, connections: int, seconds: float) -> Answered:
+    def run(self, targets: Sequence[Target], *, connections: int, seconds: float) -> Answered:
+        target = targets[0]
+        path = self._directory / "load.lua"
+        path.touch(mode=0o600)
+        path.write_text(script(targets))
         # wrk knows whole seconds only.
         whole = max(1, round(seconds))
         argv = [str(self._program.path), "--threads", "1", "--connections", str(connections)]
-        argv += ["--duration", f"{whole}s", "--timeout", "5s", "--script", str(self._script)]
-        for name, value in target.headers.items():
-            argv += ["--header", f"{name}: {value}"]
+        argv += ["--duration", f"{whole}s", "--timeout", "5s", "--script", str(path)]
+        if len(targets) == 1:
+            for name, value in target.headers.items():
+                argv += ["--header", f"{name}: {value}"]
         argv.append(f"http://{target.host}:{target.port}{target.path}")
         try:
             said = subprocess.run(
@@ -57,6 +74,15 @@ class Wrk:
             # Its own text would repeat the command line, and with it the key.
             raise BenchError(f"wrk failed: {type(error).__name__}") from None
         return parse(said.stdout)
+
+
+def script(targets: Sequence[Target]) -> str:
+    """Return what wrk runs: the report at the end, and several *targets* in turn."""
+    if len(targets) == 1:
+        return _REPORT
+    # Text without control characters is written in Lua as it is in JSON.
+    lines = ",\n".join(f"  {json.dumps(render(target).decode())}" for target in targets)
+    return _IN_TURN.format(requests=lines) + _REPORT
 
 
 def parse(output: str) -> Answered:

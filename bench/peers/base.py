@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from bench.credentials import Credentials
 
 STATIC_PREFIX = "/api"
 """What is served under it: a JSON document of constant size."""
 STREAM_PREFIX = "/stream"
-"""What is served under it: event streams and downloads."""
-KEEPALIVE = 4096
+"""What is served under it: event streams, downloads and uploads."""
+KEEPALIVE = 16384
 """Connections to an upstream that a proxy may keep or open: more than any measurement needs."""
+MIXED_KEYS = 8
+"""How many of the keys a mixed load uses; the others use the first alone."""
+UPLOAD_LIMIT = "4GiB"
+"""What a proxy that bounds uploads must let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +86,14 @@ def from_wheel(module: str, package: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise BenchError(f"{package} is not installed; `make bench` installs it") from error
+
+
+def program_from_wheel(name: str, package: str) -> Path:
+    """Return a program that a package put beside the interpreter.
+
+    Raises BenchError where the package is not installed.
+    """
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise BenchError(f"{package} is not installed; `make bench` installs it")
+    return path

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 PREAMBLE = """\
 daemon off;
 worker_processes 1;
-worker_rlimit_nofile 16384;
 error_log stderr error;
 pid nginx.pid;
 events {
-    worker_connections 8192;
+    worker_connections 32768;
 }
 """
 HTTP_BASICS = """\
@@ -74,8 +73,10 @@ _PROXY = """\
     proxy_set_header X-Forwarded-Proto $scheme;
     proxy_set_header X-Request-Id $request_id;
 {identity}
-    # A slow reader must slow its sender, not fill the disk.
+    # A slow reader must slow its sender, not fill the disk; and so must a slow upstream.
     proxy_max_temp_file_size 0;
+    proxy_request_buffering off;
+    client_max_body_size 0;
     server {{
         listen {host}:{listen_port} backlog=4096;
         if ($organization = "") {{

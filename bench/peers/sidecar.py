@@ -7,7 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import sidecar
-from bench.peers.base import KEEPALIVE, STATIC_PREFIX, STREAM_PREFIX, Launch, Peer
+from bench.peers.base import (
+    KEEPALIVE,
+    STATIC_PREFIX,
+    STREAM_PREFIX,
+    UPLOAD_LIMIT,
+    Launch,
+    Peer,
+)
 from bench.ports import HOST
 from bench.store import write_store
 
@@ -48,6 +55,7 @@ auth = ["api_key"]
 path = "{stream_prefix}"
 upstream = "stream"
 auth = ["api_key"]
+body = "{upload_limit}"
 """
 
 
@@ -64,6 +72,7 @@ def configuration(wiring: Wiring, database: Path, *, access_log: bool) -> str:
         keepalive=KEEPALIVE,
         static_prefix=STATIC_PREFIX,
         stream_prefix=STREAM_PREFIX,
+        upload_limit=UPLOAD_LIMIT,
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.peers.base import Launch
 
 ITEM_PATH = f"{STATIC_PREFIX}/item"
-"""The document that the load asks for."""
+"""The document that the load asks for, under this path and under all below it."""
 SEEN_PATH = f"{STATIC_PREFIX}/seen"
 """Tells which identity and credential arrived."""
 
@@ -46,7 +46,7 @@ def configuration(port: int) -> str:
 {HTTP_BASICS}
     server {{
         listen {HOST}:{port} backlog=4096;
-        location = {ITEM_PATH} {{
+        location {ITEM_PATH} {{
             return 200 '{ITEM}';
         }}
         location = {SEEN_PATH} {{

@@ -1,4 +1,4 @@
-"""The upstream of event streams and downloads: `python -m bench.upstream.streaming PORT`."""
+"""The upstream of streams, downloads and uploads: `python -m bench.upstream.streaming PORT`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ EVENTS_PATH = f"{STREAM_PREFIX}/events"
 """An event stream; `period_ms` between its events, `count` of them (0: endless)."""
 DOWNLOAD_PATH = f"{STREAM_PREFIX}/download"
 """A body of `bytes` zeros, its length known."""
+UPLOAD_PATH = f"{STREAM_PREFIX}/upload"
+"""Takes a body, and tells how many bytes it had."""
 
 EVENT_BYTES = 100
 _PIECE = bytes(256 * 1024)
@@ -35,7 +37,7 @@ def event(now_ns: int) -> bytes:
 
 
 class Streaming(asyncio.Protocol):
-    """One connection from a proxy: answers each request with a stream or a download.
+    """One connection from a proxy: answers each request with a stream, a download or a count.
 
     Never holds more of a download than one piece beyond the transport's own mark.
     """
@@ -48,6 +50,7 @@ class Streaming(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
         """Bytes of a download, or events of a stream, that are still to be sent."""
+        self._received = 0
         self._download = False
         self._paused = False
 
@@ -80,12 +83,16 @@ class Streaming(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = {}
+        self._received = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
+
+    def on_body(self, data: bytes) -> None:
+        self._received += len(data)
 
     def on_message_complete(self) -> None:
         target = urlsplit(self._target.decode())
@@ -97,6 +104,11 @@ class Streaming(asyncio.Protocol):
             self._start_events(wishes)
         elif target.path == DOWNLOAD_PATH:
             self._start_download(wishes["bytes"])
+        elif target.path == UPLOAD_PATH:
+            text = b"%d\n" % self._received
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text) + text
+            )
         else:
             self._refuse(HTTPStatus.NOT_FOUND)
 

@@ -12,6 +12,7 @@ from bench.machine import cpu_model
 from bench.process import rollup_bytes, stat_fields
 from bench.profiling import summary
 from bench.programs import parse_libraries, parse_version
+from bench.under_load import streams_within
 from bench.upstream.streaming import EVENT_BYTES, event
 
 WRK = """\
@@ -32,6 +33,24 @@ def test_wrk_is_read_by_the_line_of_our_script() -> None:
 def test_a_wrk_that_reports_nothing_is_an_error() -> None:
     with pytest.raises(BenchError, match="did not report"):
         wrk.parse("unable to connect to 127.0.0.1:8001 Connection refused\n")
+
+
+def test_wrk_sends_several_requests_in_turn() -> None:
+    targets = [Target("127.0.0.1", 8001, path, {"x-one": '"1"'}) for path in ("/a", "/b")]
+    text = wrk.script(targets)
+    assert (
+        r'  "GET /a HTTP/1.1\r\nHost: 127.0.0.1:8001\r\nx-one: \"1\"\r\n\r\n",'
+        "\n"
+        r'  "GET /b HTTP/1.1\r\nHost: 127.0.0.1:8001\r\nx-one: \"1\"\r\n\r\n"'
+        "\n"
+    ) in text
+    assert "request = function()" in text
+
+
+def test_wrk_makes_a_single_request_itself() -> None:
+    text = wrk.script([Target("127.0.0.1", 8001, "/a", {})])
+    assert "request = function()" not in text
+    assert "done = function" in text
 
 
 def test_a_program_name_with_spaces_and_parentheses_shifts_no_field() -> None:
@@ -102,6 +121,24 @@ def test_no_answer_at_all_is_an_error() -> None:
 def test_a_request_is_whole() -> None:
     target = Target("127.0.0.1", 8001, "/api/item", {"x-one": "1"})
     assert render(target) == b"GET /api/item HTTP/1.1\r\nHost: 127.0.0.1:8001\r\nx-one: 1\r\n\r\n"
+
+
+def test_the_head_of_an_upload_tells_its_length_and_that_it_is_the_last() -> None:
+    head = render(Target("127.0.0.1", 8001, "/up", {}), method="POST", length=7)
+    assert head.startswith(b"POST /up HTTP/1.1\r\n")
+    assert head.endswith(b"\r\nContent-Length: 7\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "streams"),
+    [
+        pytest.param(20_000, 9744, id="few-descriptors"),
+        pytest.param(1_000_000, 10_000, id="enough"),
+        pytest.param(256, 0, id="none-to-spare"),
+    ],
+)
+def test_as_many_streams_are_opened_as_descriptors_allow(limit: int, streams: int) -> None:
+    assert streams_within(limit, 10_000) == streams
 
 
 @pytest.mark.parametrize("now_ns", [0, 10**19], ids=["least", "most"])
