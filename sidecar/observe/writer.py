@@ -9,6 +9,7 @@ import select
 import threading
 
 _FLUSH_S = 0.1
+_NEWLINE = 0x0A
 _BATCH_BYTES = 64 * 1024
 _WAITING_BYTES = 8 * 1024 * 1024
 
@@ -17,7 +18,8 @@ class BatchWriter:
     """Writes lines to a descriptor from a thread of its own.
 
     A reader that does not read (a full pipe) stops the thread and not the loop; beyond 8 MiB
-    waiting, lines are dropped and counted. Lines stay whole.
+    waiting, lines are dropped and counted. Lines stay whole, but for one that a failing write cut
+    off: what follows it begins a line of its own.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -29,6 +31,8 @@ class BatchWriter:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_torn = False
+        """Whether the last byte written stands within a line, and its rest was lost."""
         self.dropped = 0
         """Lines lost for want of room or by a failed write."""
 
@@ -71,23 +75,26 @@ class BatchWriter:
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
-            try:
-                self._write_all(batch)
-            except OSError:
-                # Nowhere to say it but in the count: the log itself is what failed.
-                with self._lock:
-                    self.dropped += batch.count(b"\n")
-            finally:
-                with self._lock:
-                    self._waiting_bytes -= len(batch)
+            lost = self._write_all(batch)
+            with self._lock:
+                self.dropped += lost
+                self._waiting_bytes -= len(batch)
 
-    def _write_all(self, batch: bytes) -> None:
-        view = memoryview(batch)
+    def _write_all(self, batch: bytes) -> int:
+        """Write a batch; return how many of its lines were lost."""
+        view = memoryview(b"\n" + batch if self._is_torn else batch)
         while view:
             try:
-                view = view[os.write(self._descriptor, view) :]
+                count = os.write(self._descriptor, view)
+                self._is_torn = view[count - 1] != _NEWLINE
+                view = view[count:]
             except BlockingIOError:
                 # Whoever shares the descriptor made it so; it is this thread's to wait.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
+            except OSError:
+                # Nowhere to say it but in the count: the log itself is what failed.
+                # A newline that leads is the end of a line that is there, or was counted before.
+                return bytes(view).lstrip(b"\n").count(b"\n")
+        return 0

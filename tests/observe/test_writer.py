@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -175,3 +176,25 @@ async def test_a_failure_is_forgotten_when_the_descriptor_works_again() -> None:
     pipe.close()
     os.close(full)
     os.close(descriptor)
+
+
+async def test_a_line_that_a_failure_cuts_off_takes_no_other_with_it() -> None:
+    """A disk that fills up takes a part of a write, and fails at the next."""
+    first, second = Pipe(), Pipe()
+    writer = BatchWriter(first.writer)
+    number, room = 200, fcntl.fcntl(first.writer, fcntl.F_GETPIPE_SZ)
+    for place in range(number):
+        writer.write(b"%07d" % place + b"x" * 992 + b"\n")
+    closer = asyncio.get_running_loop().run_in_executor(None, lambda: writer.close(60))
+    # A byte arrives when the pipe is full, and the writer waits for more room.
+    assert os.read(first.reader, 1) == b"0"
+    first.close(first.reader)
+    await closer
+    assert room % 1000, "the last line that had room was cut off"
+    assert writer.dropped == number - room // 1000
+    os.dup2(second.writer, first.writer)
+    writer.write(b"whole\n")
+    writer.close()
+    assert os.read(second.reader, 100) == b"\nwhole\n"
+    first.close()
+    second.close()
