@@ -60,6 +60,10 @@ format: $(run_stamp) $(dev_stamp) ## Format the code and mend what ruff can mend
 bench: $(run_stamp) $(bench_stamp) ## Measure the sidecar beside its peers
 	@$(bin)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: $(run_stamp) $(dev_stamp) ## Run the sidecar among bad clients, upstreams and faults
+	@$(bin)/python -m tests.soak $(ARGS)
+
 # Pins that still satisfy pyproject.toml stay; LOCK=--upgrade takes the newest of all.
 .PHONY: lock
 lock: uv := build/uv-$(UV_VERSION)
