@@ -22,6 +22,7 @@ from sidecar.limits.local import LocalLimiter
 from sidecar.observe import app_log
 from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.writer import BatchWriter
+from sidecar.proxy.certificates import Certificate, CertificateError, KeyPair
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
 from sidecar.proxy.gateway import Gateway
@@ -70,7 +71,14 @@ class Sidecar:
         self._plane = _plane(
             settings, self._authenticator, failures, self._access_log(), self._clock
         )
-        self._gateway = Gateway(self._plane, settings.listen.host, settings.listen.port)
+        self._certificate = _certificate(settings, self._clock)
+        self._gateway = Gateway(
+            self._plane,
+            settings.listen.host,
+            settings.listen.port,
+            certificate=self._certificate,
+            proxy_protocol=settings.listen.proxy_protocol,
+        )
         self._admin = Admin(
             settings.admin.host,
             settings.admin.port,
@@ -94,6 +102,12 @@ class Sidecar:
         A store that does not answer yet is waited for in the background: until it does, requests
         that need it get 503. Raises StartError.
         """
+        if self._certificate is not None:
+            try:
+                self._certificate.load()
+            except CertificateError as error:
+                await self.stop()
+                raise StartError(f"listen.tls.{error}") from error
         try:
             await self._store.open()
         except LayoutError as error:
@@ -265,6 +279,21 @@ def _plane(
         else b"x-internal-token: %b\r\n" % token.get_secret_value().encode(),
         log=log,
         clock=clock,
+    )
+
+
+def _certificate(settings: config.Settings, clock: Clock) -> Certificate | None:
+    tls = settings.listen.tls
+    return None if tls is None else Certificate(key_pair(tls), clock)
+
+
+def key_pair(tls: config.ListenTLS) -> KeyPair:
+    """Return the pair that *tls* names, not read yet."""
+    password = tls.key_password
+    return KeyPair(
+        tls.cert_file,
+        tls.key_file,
+        None if password is None else password.get_secret_value(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ import orjson
 import uvloop
 
 from sidecar import __version__
-from sidecar.app import Sidecar, StartError, serve
+from sidecar.app import Sidecar, StartError, key_pair, serve
 from sidecar.demo import server as demonstration
 from sidecar.demo.workspace import DirectoryUnusable
 from sidecar.observe import app_log
+from sidecar.proxy.certificates import CertificateError, complaint
 from sidecar.settings import Problem, SettingsError, find, load
 from sidecar.store.base import LayoutError, StoreError
 from sidecar.store.sqlite import SQLiteStore
@@ -27,7 +29,8 @@ from sidecar.store.sqlite import SQLiteStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.settings import Route, Settings
+    from sidecar.proxy.validity import Validity
+    from sidecar.settings import ListenTLS, Route, Settings
 
 MISTAKE = 1
 FAILURE = 2
@@ -67,7 +70,8 @@ def _foreseen() -> Iterator[None]:
 def _is_mistake(error: Exception) -> bool:
     """Tell a mistake of the operator's, a store of another application among them, from failure."""
     mistakes = (SettingsError, DirectoryUnusable, LayoutError)
-    return isinstance(error, mistakes) or isinstance(error.__cause__, LayoutError)
+    causes = (LayoutError, CertificateError)
+    return isinstance(error, mistakes) or isinstance(error.__cause__, causes)
 
 
 _config = click.option(
@@ -127,7 +131,7 @@ def demo(port: int, directory: Path | None) -> None:
 @_config
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def check(config: Path | None, as_json: bool) -> None:
-    """Check the configuration and the store.
+    """Check the configuration, the certificate and the store.
 
     Shows which Better Auth wrote the store and what each route demands. Starts nothing and changes
     nothing; exits 1 with every mistake that was found.
@@ -151,6 +155,10 @@ class _Report:
     """None where they are not valid."""
     store: str | None = None
     """Which Better Auth wrote the store, where it could be told."""
+    validity: Validity | None = None
+    """Of the certificate, where there is one that can be used."""
+    warnings: tuple[Problem, ...] = ()
+    """What will be a mistake before long."""
 
 
 def _report_on(config: Path | None) -> _Report:
@@ -159,11 +167,32 @@ def _report_on(config: Path | None) -> _Report:
         settings = load(path)
     except SettingsError as error:
         return _Report(error.source, error.problems)
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    validity = found = None
+    if settings.listen.tls is not None:
+        validity = _look_at_certificate(settings.listen.tls, problems, warnings)
     try:
         found = asyncio.run(_look_into(settings))
     except StoreError as error:
-        return _Report(str(path), (Problem("store.url", str(error)),), settings)
-    return _Report(str(path), (), settings, found)
+        problems.append(Problem("store.url", str(error)))
+    return _Report(str(path), tuple(problems), settings, found, validity, tuple(warnings))
+
+
+def _look_at_certificate(
+    tls: ListenTLS, problems: list[Problem], warnings: list[Problem]
+) -> Validity | None:
+    try:
+        _, validity = key_pair(tls).load()
+    except CertificateError as error:
+        problems.append(Problem(f"listen.tls.{error.setting}", error.message))
+        return None
+    now = datetime.now(UTC)
+    text = complaint(validity, now)
+    if text is not None:
+        found = warnings if validity.holds_at(now) else problems
+        found.append(Problem("listen.tls.cert_file", text))
+    return validity
 
 
 async def _look_into(settings: Settings) -> str:
@@ -180,6 +209,8 @@ def _as_json(report: _Report) -> dict[str, object]:
         "ok": not report.problems,
         "config": report.config,
         "problems": report.problems,
+        "warnings": report.warnings,
+        "tls": _tls_as_json(report),
         "store": settings and {"url": str(settings.store.url), "found": report.store},
         "routes": [
             {
@@ -200,14 +231,27 @@ def _as_json(report: _Report) -> dict[str, object]:
     }
 
 
+def _tls_as_json(report: _Report) -> dict[str, object] | None:
+    tls = report.settings and report.settings.listen.tls
+    if not tls:
+        return None
+    until = report.validity and report.validity.ends
+    return {"cert_file": str(tls.cert_file), "until": until}
+
+
 def _show(report: _Report) -> None:
     settings = report.settings
     if settings:
         click.echo(f"config  {report.config}")
+        if tls := settings.listen.tls:
+            until = f"until {report.validity.ends:%Y-%m-%d}" if report.validity else "not usable"
+            click.echo(f"tls     {tls.cert_file}: {until}")
         click.echo(f"store   {settings.store.url}: {report.store or 'not usable'}")
         click.echo()
         for line in _table([_COLUMNS, *(_cells(settings, route) for route in settings.routes)]):
             click.echo(line)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if report.problems:
         click.echo(str(SettingsError(report.config, report.problems)), err=True)
 

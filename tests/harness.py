@@ -7,12 +7,14 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from sidecar.app import Sidecar
 from sidecar.settings import parse
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 """How long a test waits for what must come: long enough for a busy machine, never waited out."""
+
+_GLANCE_S = 0.005
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 SECRET = "a-secret-of-at-least-thirty-two-letters"
@@ -295,10 +299,19 @@ def dechunk(raw: bytes) -> bytes:
     return body
 
 
-async def connect(port: int) -> Client:
-    """Connect to a port of this machine."""
+async def connect(port: int, tls: ssl.SSLContext | None = None) -> Client:
+    """Connect to a port of this machine, through *tls* if it is given."""
     async with asyncio.timeout(TIMEOUT_S):
-        return Client(*await asyncio.open_connection("127.0.0.1", port, limit=2**22))
+        return Client(*await asyncio.open_connection("127.0.0.1", port, limit=2**22, ssl=tls))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop and the sockets go on until something holds of which nobody tells."""
+    async with asyncio.timeout(TIMEOUT_S):
+        for _ in count():
+            if condition():
+                return
+            await asyncio.sleep(_GLANCE_S)
 
 
 async def ask(port: int, path: str) -> Response:
@@ -317,6 +330,8 @@ class Running:
     sidecar: Sidecar
     upstreams: Mapping[str, RecordingUpstream]
     log_path: Path
+    tls: ssl.SSLContext | None = None
+    """What clients speak TLS with, where they do."""
     clients: list[Client] = field(default_factory=list)
     """Those that are closed at the end, if not before."""
 
@@ -334,13 +349,13 @@ class Running:
         return await ask(self.sidecar.admin_address[1], path)
 
     async def connect(self) -> Client:
-        client = await connect(self.port)
+        client = await connect(self.port, self.tls)
         self.clients.append(client)
         return client
 
     async def ask(self, request: bytes, *, to_head: bool = False) -> Response:
         """Send one request on a connection of its own and read the response."""
-        client = await connect(self.port)
+        client = await connect(self.port, self.tls)
         try:
             return await client.ask(request, to_head=to_head)
         finally:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import sys
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,7 @@ from click.testing import CliRunner
 from sidecar import __version__
 from sidecar.cli import main
 from sidecar.store.schema import create
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -172,7 +175,7 @@ def test_check_prints_the_same_as_one_json_document(config: Path, database: Path
     document = json.loads(result.stdout)
     assert document["ok"] is True
     assert document["config"] == str(config)
-    assert document["problems"] == []
+    assert (document["problems"], document["warnings"], document["tls"]) == ([], [], None)
     assert document["store"]["url"] == f"sqlite:///{database}"
     assert document["store"]["found"].startswith("Better Auth 1.5 to 1.7")
     assert [route["path"] for route in document["routes"]] == [
@@ -244,6 +247,109 @@ def test_check_tells_what_is_wrong_with_the_store(
     assert document["ok"] is False
     assert message in document["problems"][0]["message"]
     assert document["store"]["found"] is None
+
+
+# The certificate
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+def with_certificate(config: Path, certificate: Path, key: Path) -> Path:
+    """Return a configuration like *config* that speaks TLS with this pair."""
+    tls = f'tls = {{ cert_file = "{certificate}", key_file = "{key}" }}'
+    made = config.with_name("tls.toml")
+    made.write_text(config.read_text().replace("[listen]", f"[listen]\n{tls}"))
+    return made
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "code", "told"),
+    [
+        pytest.param(-DAY, 90 * DAY, 0, "", id="good"),
+        pytest.param(
+            -DAY,
+            13 * DAY,
+            0,
+            r"warning: listen.tls.cert_file: the certificate expires on {ends} UTC\n",
+            id="soon",
+        ),
+        pytest.param(
+            -9 * DAY,
+            -DAY,
+            1,
+            r".*: 1 problem\n  listen.tls.cert_file: the certificate expired on {ends} UTC\n",
+            id="over",
+        ),
+        pytest.param(
+            DAY,
+            90 * DAY,
+            1,
+            r".*: 1 problem\n  listen.tls.cert_file: the certificate is not valid before .* UTC\n",
+            id="not-yet",
+        ),
+    ],
+)
+def test_check_looks_at_the_certificates_time(
+    config: Path,
+    authority: Authority,
+    *,
+    begins: timedelta,
+    ends: timedelta,
+    code: int,
+    told: str,
+) -> None:
+    now = datetime.now(UTC)
+    pair = authority.issue(config.parent, begins=now + begins, ends=now + ends)
+    path = with_certificate(config, *pair)
+    result = invoke("check", "--config", path)
+    assert result.exit_code == code
+    assert re.fullmatch(told.format(ends=f"{now + ends:%Y-%m-%d at %H:%M}"), result.stderr)
+    assert result.stdout.splitlines()[1] == f"tls     {pair[0]}: until {now + ends:%Y-%m-%d}"
+
+    document = json.loads(invoke("check", "--config", path, "--json").stdout)
+    assert document["ok"] is (code == 0)
+    assert document["tls"]["cert_file"] == str(pair[0])
+    assert document["tls"]["until"].startswith(f"{now + ends:%Y-%m-%dT%H:%M}")
+    told_as_json = document["warnings"] + document["problems"]
+    assert [each["place"] for each in told_as_json] == ["listen.tls.cert_file"] * bool(told)
+
+
+def test_check_tells_what_is_wrong_with_certificate_and_store_together(
+    tmp_path: Path, authority: Authority
+) -> None:
+    certificate, _ = authority.issue(tmp_path)
+    _, other_key = authority.issue(tmp_path, name="other")
+    config = write_config(tmp_path, tmp_path / "missing.db")
+    path = with_certificate(config, certificate, other_key)
+    result = invoke("check", "--config", path)
+    assert result.exit_code == 1
+    head, first, second = result.stderr.splitlines()
+    assert head == f"{path}: 2 problems"
+    assert first == "  listen.tls.key_file: does not belong to the certificate in cert_file"
+    assert second.startswith("  store.url: ")
+    assert f"tls     {certificate}: not usable\n" in result.stdout
+    document = json.loads(invoke("check", "--config", path, "--json").stdout)
+    assert document["tls"] == {"cert_file": str(certificate), "until": None}
+
+
+async def test_run_with_a_certificate_that_cannot_be_used_exits_1_and_says_so(
+    config: Path, authority: Authority
+) -> None:
+    certificate, key = authority.issue(config.parent)
+    key.unlink()
+    path = with_certificate(config, certificate, key)
+    code, stdout, stderr = await completed("run", "--config", path)
+    assert (code, stdout) == (1, "")
+    assert stderr.splitlines()[-1] == (
+        f"listen.tls.key_file: cannot read {key}: No such file or directory"
+    )
+    assert "Traceback" not in stderr
 
 
 def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:

@@ -25,8 +25,6 @@ _logger = logging.getLogger(__name__)
 _WRITE_BUFFER_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
 """How much of the requests that follow is held while one is answered."""
-_TURNED_AWAY = 1000
-"""How many clients too many are told so at once; others are closed without a word."""
 _EMPTY_LINE = b"\r\n"
 _NO_LINGER = struct.pack("ii", 1, 0)
 _LINGER_S = 2.0
@@ -66,8 +64,12 @@ class Downstream(asyncio.Protocol):
 
     peer: Peer
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, peer: Peer | None = None, scheme: bytes = b"http") -> None:
+        """Serve *peer*, or whoever the transport says is there."""
         self._plane = plane
+        self.scheme = scheme
+        if peer is not None:
+            self.peer = peer
         self._transport: asyncio.Transport | None = None
         self._state = _IDLE
         self._reader = HeadReader(plane.fields, plane.head_limits)
@@ -80,7 +82,6 @@ class Downstream(asyncio.Protocol):
         self._is_advancing = False
         self._lingered_bytes = 0
         self.deadline = _FOREVER
-        self.scheme = b"http"
 
     # Called by the transport
 
@@ -89,7 +90,9 @@ class Downstream(asyncio.Protocol):
         plane = self._plane
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        self.peer = plane.trusted.peer(transport.get_extra_info("peername"), scheme=self.scheme)
+        if not hasattr(self, "peer"):
+            peername = transport.get_extra_info("peername")
+            self.peer = plane.trusted.peer(peername, scheme=self.scheme)
         plane.connections.add(self)
         self._wait_for_request()
         if len(plane.connections) - plane.turned_away > plane.max_connections:
@@ -356,7 +359,7 @@ class Downstream(asyncio.Protocol):
         plane = self._plane
         self._is_turned_away = True
         plane.turned_away += 1
-        if plane.turned_away <= _TURNED_AWAY:
+        if plane.turned_away <= plane.max_turned_away:
             self._refuse_head(OVERLOADED)
         elif self._transport is not None:
             self._transport.abort()

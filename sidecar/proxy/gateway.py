@@ -1,39 +1,26 @@
-"""The public listener: aiohttp's server, with our protocol in place of its own."""
+"""The data plane at work: listens, looks after its connections, and drains."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
+from sidecar.proxy.arrival import Arrival
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.proxy.certificates import Certificate
     from sidecar.proxy.plane import Plane
 
 _logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25
-_BACKLOG = 1024
-
-
-class _DownstreamServer(web.Server):
-    """Hands every connection to the data plane; `ServerRunner` does the listening."""
-
-    def __init__(self, plane: Plane) -> None:
-        super().__init__(_never_called)
-        self._plane = plane
-
-    def __call__(self) -> Downstream:  # type: ignore[override] # a protocol, as asyncio wants it
-        return Downstream(self._plane)
-
-
-async def _never_called(_request: web.BaseRequest) -> web.StreamResponse:
-    """Satisfy `web.Server`, whose own protocol is not used."""
-    raise web.HTTPNotImplemented
 
 
 class Gateway:
@@ -42,41 +29,43 @@ class Gateway:
     `start` then `stop`, each once, on one event loop.
     """
 
-    def __init__(self, plane: Plane, host: str, port: int) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        host: str,
+        port: int,
+        *,
+        certificate: Certificate | None = None,
+        proxy_protocol: bool = False,
+    ) -> None:
+        """Speak TLS if there is a *certificate*, which has to be loaded when this starts."""
         self._plane = plane
-        self._host = host
-        self._port = port
-        self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._certificate = certificate
+        serve: Callable[[], asyncio.Protocol] = partial(Downstream, plane)
+        if certificate is not None or proxy_protocol:
+            serve = partial(Arrival, plane, certificate, has_header=proxy_protocol)
+        self._listener = Listener(serve, host, port)
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Listen. Raises OSError where the address cannot be had."""
-        runner = web.ServerRunner(_DownstreamServer(self._plane))
-        await runner.setup()
-        site = web.TCPSite(runner, self._host, self._port, backlog=_BACKLOG)
-        try:
-            await site.start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner, self._site = runner, site
-        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        await self._listener.start()
+        self._tasks.append(asyncio.create_task(self._sweep(), name="sweeper"))
+        if self._certificate is not None:
+            watch = self._certificate.watch()
+            self._tasks.append(asyncio.create_task(watch, name="certificate-watch"))
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that are listened on, the port as it was given out."""
-        assert self._runner is not None  # noqa: S101 - asked for once started
-        host, port = self._runner.addresses[0][:2]
-        return host, port
+        return self._listener.address
 
     async def stop(self, drain_s: float) -> None:
         """Accept no more, let requests in flight end within *drain_s*, and close."""
         plane = self._plane
         plane.draining = True
         plane.emptied.clear()
-        if self._site is not None:
-            await self._site.stop()
+        await self._listener.stop()
         for connection in list(plane.connections):
             connection.drain()
         if plane.connections:
@@ -88,12 +77,10 @@ class Gateway:
         await asyncio.sleep(0)
         for connection in list(plane.connections):
             connection.abort(reset=False)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await plane.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
 
     async def _sweep(self) -> None:
         while True:

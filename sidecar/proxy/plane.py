@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sidecar.observe.alarms import Alarms
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -16,12 +19,35 @@ if TYPE_CHECKING:
     from sidecar.limits.failures import FailureLimiter
     from sidecar.limits.local import LocalLimiter
     from sidecar.observe.access_log import AccessLog
-    from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.fields import RequestFields
     from sidecar.proxy.forwarded import TrustedProxies
     from sidecar.proxy.pool import Pool
     from sidecar.proxy.request import HeadLimits
     from sidecar.routes import RouteTable
+
+_logger = logging.getLogger(__name__)
+
+TURNED_AWAY: Final = 1000
+"""How many clients too many are told so at once; others are closed without a word."""
+
+
+class Connection(Protocol):
+    """A client's connection, as what all of them share sees it."""
+
+    deadline: float
+    """Monotonic, when it will have waited too long."""
+
+    def on_deadline(self) -> None:
+        """Act on having waited too long."""
+
+    def drain(self) -> None:
+        """Close as soon as no request is being answered."""
+
+    def cut(self) -> None:
+        """End what outlasts the drain."""
+
+    def abort(self, *, reset: bool) -> None:
+        """Close at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +83,19 @@ class Plane:
     clock: Clock
     draining: bool = False
     """No new requests: every response closes its connection."""
-    connections: set[Downstream] = field(default_factory=set)
+    connections: set[Connection] = field(default_factory=set)
     turned_away: int = 0
     """How many of the connections are there only to be told that there is no room."""
+    max_turned_away: int = TURNED_AWAY
+    alarms: Alarms = field(init=False)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the last connection goes."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _request_ids: count[int] = field(default_factory=count)
     _request_id_prefix: bytes = field(default_factory=lambda: os.urandom(10).hex().encode())
+
+    def __post_init__(self) -> None:
+        self.alarms = Alarms(_logger, self.clock)
 
     def new_request_id(self) -> bytes:
         """Return an id that no other request has: unique, and not meant to be unguessable."""

@@ -104,13 +104,29 @@ def _read_store(text: str) -> StoreURL | None:
     return StoreURL(Path(path))
 
 
+def _read_file(text: str) -> Path | None:
+    return Path(text) if text and text.isprintable() and not text.endswith("/") else None
+
+
 def _read_network(text: str) -> Network | None:
     try:
-        return ip_network(text)
+        return _without_mapping(ip_network(text))
     except ValueError as error:
         if "host bits" in str(error):
             raise ValueError("must be a network: bits are set beyond its prefix") from None
         return None
+
+
+def _without_mapping(network: Network) -> Network:
+    """Return IPv4's own form of a network that is written as IPv6 (RFC 4291 section 2.5.5.2).
+
+    Peers are compared in this form: the other would never match.
+    """
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _read_origin(text: str) -> str | None:
@@ -143,6 +159,7 @@ UPSTREAM_URL = Form(
     "upstream URL", '"http://host" or "http://host:port" and nothing after it', _read_upstream
 )
 STORE_URL = Form("store URL", '"sqlite:///relative.db" or "sqlite:////absolute.db"', _read_store)
+FILE = Form("path of a file", 'the path of a file, such as "/etc/sidecar/tls.crt"', _read_file)
 
 Host = Annotated[str, HOST]
 Port = Annotated[int, PORT]
@@ -151,3 +168,5 @@ Origin = Annotated[str, ORIGIN]
 ReaderOrigin = Annotated[str, READER_ORIGIN]
 UpstreamAddress = Annotated[UpstreamURL, UPSTREAM_URL]
 StoreAddress = Annotated[StoreURL, STORE_URL]
+FilePath = Annotated[Path, FILE]
+"""Relative ones count from the working directory."""

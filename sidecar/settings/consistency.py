@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.settings.addresses import HOST, PORT, UPSTREAM_URL
+from sidecar.settings.forms import SWITCH
 from sidecar.settings.names import PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.sections import Admin, Listen, Route, Section
@@ -35,6 +36,7 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _paths_served_twice(tree)
     yield from _sessions_without_secrets(tree)
     yield from _demands_on_nobody(tree)
+    yield from _headers_from_nobody(tree)
     yield from _shared_listeners(tree)
     yield from _upstreams_that_are_the_sidecar(tree)
 
@@ -78,6 +80,16 @@ def _demands_on_nobody(tree: Tree) -> Iterator[Mistake]:
                     ("routes", index, setting),
                     f'binds nobody: the route\'s auth does not admit "{kind}"',
                 )
+
+
+def _headers_from_nobody(tree: Tree) -> Iterator[Mistake]:
+    """Only trusted proxies may send a PROXY header, and nobody may come without one."""
+    place: Place = ("listen", "proxy_protocol")
+    if _valid(SWITCH, value_at(tree, place)) and value_at(tree, ("listen", "trusted_proxies")) in (
+        None,
+        [],
+    ):
+        yield place, "needs listen.trusted_proxies: without them every connection would be closed"
 
 
 def _shared_listeners(tree: Tree) -> Iterator[Mistake]:

@@ -65,6 +65,11 @@ def _read_secret(text: str) -> SecretStr | None:
     return SecretStr(text) if len(text) >= MIN_SECRET_CHARACTERS else None
 
 
+def _read_password(text: str) -> SecretStr | None:
+    """Return what somebody else chose: however short, and of whatever characters."""
+    return SecretStr(text) if text else None
+
+
 def _read_token(text: str) -> SecretStr | None:
     """Return a secret that a header can carry and no upstream trims (RFC 9110 section 5.5)."""
     if not all("!" <= character <= "~" for character in text):
@@ -100,6 +105,8 @@ INTERNAL_TOKEN = Form(
     secret=True,
 )
 
+PASSWORD = Form("password", "a password that is not empty", _read_password, secret=True)
+
 KeyHeader = Annotated[str, KEY_HEADER]
 """In lower case."""
 CookieName = Annotated[str, COOKIE_NAME]
@@ -109,3 +116,4 @@ RoutePath = Annotated[str, PATH]
 UpstreamName = Annotated[str, UPSTREAM_NAME]
 Secret = Annotated[SecretStr, SECRET]
 InternalToken = Annotated[SecretStr, INTERNAL_TOKEN]
+Password = Annotated[SecretStr, PASSWORD]

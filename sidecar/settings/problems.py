@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from sidecar.settings.forms import NOT_OF_FORM, SECRET_NOT_OF_FORM
@@ -172,6 +173,8 @@ def _section_at(place: Place) -> type[Section]:
             annotation = get_args(annotation)[1]
         else:
             annotation = annotation.model_fields[str(part)].annotation
+            if isinstance(annotation, UnionType):  # a table that may be left out
+                annotation = get_args(annotation)[0]
     section: type[Section] = annotation
     return section
 

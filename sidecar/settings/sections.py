@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from sidecar.identity import CredentialKind
 from sidecar.settings.addresses import (
+    FilePath,
     Host,
     Origin,
     Port,
@@ -26,6 +27,7 @@ from sidecar.settings.names import (
     InternalToken,
     KeyHeader,
     Method,
+    Password,
     Role,
     RoutePath,
     Secret,
@@ -70,6 +72,19 @@ class ListenLimits(Section):
     body: Size = setting("10MiB", "the request's body; beyond: 413")
 
 
+class ListenTLS(Section):
+    """TLS for clients, version 1.2 or later. Without this table they are spoken to in plain HTTP.
+
+    Both files are PEM, and read again when they change.
+    """
+
+    cert_file: FilePath = Field(
+        description="the certificate, followed by those between it and its authority's root"
+    )
+    key_file: FilePath = Field(description="the certificate's private key")
+    key_password: Password | None = setting(None, "the key's password, if it has one")
+
+
 class Listen(Section):
     """Where clients connect."""
 
@@ -79,6 +94,12 @@ class Listen(Section):
     trusted_proxies: tuple[TrustedNetwork, ...] = setting(
         (), "networks whose `Forwarded` and `X-Forwarded-*` are believed"
     )
+    proxy_protocol: Annotated[bool, SWITCH] = setting(
+        False,
+        "whether every connection begins with a PROXY protocol header, version 1 or 2, and comes"
+        " from one of `trusted_proxies`; any other is closed",
+    )
+    tls: ListenTLS | None = setting(None, "see [listen.tls]")
     timeouts: ListenTimeouts = Field(default_factory=ListenTimeouts)
     limits: ListenLimits = Field(default_factory=ListenLimits)
 

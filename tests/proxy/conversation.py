@@ -222,8 +222,21 @@ class Conversation:
         self, address: str = CLIENT, *, can_write_eof: bool = True, has_socket: bool = True
     ) -> FarEnd:
         """Return the client's end of a new connection."""
+        return self.arrive(
+            Downstream(self.plane), address, can_write_eof=can_write_eof, has_socket=has_socket
+        )
+
+    def arrive(
+        self,
+        protocol: asyncio.Protocol,
+        address: str = CLIENT,
+        *,
+        can_write_eof: bool = True,
+        has_socket: bool = True,
+    ) -> FarEnd:
+        """Return the client's end of a new connection that *protocol* has on this side."""
         transport = MemoryTransport(
-            Downstream(self.plane),
+            protocol,
             peername=(address, 50_000),
             can_write_eof=can_write_eof,
             has_socket=has_socket,

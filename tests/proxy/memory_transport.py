@@ -61,6 +61,10 @@ class MemoryTransport(asyncio.Transport):
             self._is_protocol_paused = True
             self._protocol.pause_writing()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
     def can_write_eof(self) -> bool:
         return self._can_write_eof
 

@@ -150,6 +150,9 @@ def client_of(trusted: Sequence[str], peername: object, *chains: str) -> str:
         pytest.param(("[2001:db8::1]",), "2001:db8::1", id="ipv6-in-brackets"),
         pytest.param(("::ffff:198.51.100.1",), "198.51.100.1", id="ipv4-as-ipv6"),
         pytest.param(("198.51.100.1, ::ffff:10.0.0.2",), "198.51.100.1", id="proxy-as-ipv6"),
+        pytest.param(("fe80::7%eth0",), "fe80::7", id="zone"),
+        pytest.param(("[fe80::7%25eth0]",), "fe80::7", id="zone-in-brackets"),
+        pytest.param(("198.51.100.1:4711",), "10.0.0.1", id="port"),
         pytest.param(("198.51.100.01",), "10.0.0.1", id="leading-zero"),
         pytest.param(("3325256705",), "10.0.0.1", id="a-number"),
         pytest.param(("\xe9",), "10.0.0.1", id="beyond-ascii"),
@@ -205,6 +208,12 @@ def test_a_chain_of_any_length_is_remembered_by_its_end_alone() -> None:
         (None, "unknown", False),
         ((), "unknown", False),
         (("@", 1), "unknown", False),
+        (("::ffff:10.0.0.1%eth0", 1, 0, 2), "10.0.0.1", True),
+        (("fd00::1%3", 1, 0, 3), "fd00::1", True),
+        (("::ffff:11.0.0.1", 1, 0, 0), "11.0.0.1", False),
+        # IPv4 in IPv6's clothes, but not as a dual-stack socket has it: RFC 4291 section 2.5.5.1.
+        (("::10.0.0.1", 1, 0, 0), "::a00:1", False),
+        (("64:ff9b::10.0.0.1", 1, 0, 0), "64:ff9b::a00:1", False),
     ],
 )
 def test_a_peer_is_trusted_by_its_address(

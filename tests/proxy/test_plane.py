@@ -263,7 +263,7 @@ async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_behind() -> N
     async with Conversation() as talk:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             gateway = Gateway(talk.plane, "127.0.0.1", taken.getsockname()[1])
-            with pytest.raises(OSError, match="address already in use"):
+            with pytest.raises(OSError, match="Address already in use"):
                 await gateway.start()
         await gateway.stop(0.0)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from sidecar.settings import Problem, Settings, SettingsError, parse
+from sidecar.settings import Problem, Section, Settings, SettingsError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,3 +56,11 @@ def problem_in(
 
 def lines_in(text: str, environ: Mapping[str, str] = NOTHING) -> list[str]:
     return [str(problem) for problem in error_in(text, environ).problems]
+
+
+def inner_section(annotation: object) -> type[Section] | None:
+    """Return the section of a table within a table, one that may be left out too."""
+    for each in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
+        if isinstance(each, type) and issubclass(each, Section):
+            return each
+    return None

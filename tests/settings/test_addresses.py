@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.settings import StoreURL, UpstreamURL
-from sidecar.settings.addresses import HOST, NETWORK, ORIGIN, READER_ORIGIN, STORE_URL, UPSTREAM_URL
+from sidecar.settings.addresses import (
+    FILE,
+    HOST,
+    NETWORK,
+    ORIGIN,
+    READER_ORIGIN,
+    STORE_URL,
+    UPSTREAM_URL,
+)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,32 @@ def test_any_origin_may_read_but_none_is_trusted_unnamed() -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "fd00::/8", "::1", "0.0.0.0/0"])
 def test_a_network_is_an_address_with_or_without_a_prefix(text: str) -> None:
     assert NETWORK.parse(text) == ip_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::fffe:0:0/96", "::fffe:0:0/96"),
+        ("::/80", "::/80"),
+    ],
+)
+def test_a_network_of_mapped_addresses_is_one_of_ipv4(text: str, network: str) -> None:
+    """Peers are compared in IPv4's own form, and would never be in the other."""
+    assert NETWORK.parse(text) == ip_network(network)
+
+
+@pytest.mark.parametrize("text", ["tls.crt", "/etc/sidecar/tls.crt", "a folder/t\u00e4st.pem"])
+def test_a_file_is_kept_as_it_is_written(text: str) -> None:
+    assert FILE.parse(text) == Path(text)
+
+
+@pytest.mark.parametrize("text", ["", "/etc/sidecar/", "a\0b", "-----BEGIN CERTIFICATE-----\nMII"])
+def test_what_is_no_path_of_a_file_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must be the path of a file, such as"):
+        FILE.parse(text)
 
 
 @pytest.mark.parametrize(

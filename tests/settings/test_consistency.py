@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.settings.configs import SECRET, config, lines_in, problem_in, read
+from tests.settings.configs import SECRET, config, error_in, lines_in, problem_in, read
 
 TWO_ROUTES = """
 [upstreams.chat]
@@ -86,6 +86,30 @@ def test_a_demand_that_no_admitted_credential_meets_is_refused(
     assert problem.place == f"routes[0].{place}"
     assert problem.message.startswith("binds nobody")
     read(text.replace(f"auth = {auth}", 'auth = ["api_key", "session"]'))
+
+
+@pytest.mark.parametrize("proxies", ["", "trusted_proxies = []"])
+@pytest.mark.parametrize("switch", ["true", '"env:BEHIND_A_PROXY"'])
+def test_headers_of_a_proxy_need_proxies(proxies: str, switch: str) -> None:
+    text = config(f"[listen]\nproxy_protocol = {switch}\n{proxies}")
+    (problem,) = error_in(text, {"BEHIND_A_PROXY": "true"}).problems
+    assert str(problem) == (
+        "listen.proxy_protocol: needs listen.trusted_proxies: without them every connection would"
+        " be closed"
+    )
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ['proxy_protocol = true\ntrusted_proxies = ["10.0.0.0/8"]', "proxy_protocol = false", ""],
+)
+def test_without_either_nothing_is_wrong(listen: str) -> None:
+    assert read(config(f"[listen]\n{listen}")).listen.proxy_protocol is ("true" in listen)
+
+
+def test_a_mistake_among_the_proxies_is_the_only_one() -> None:
+    text = config('[listen]\nproxy_protocol = true\ntrusted_proxies = ["10.0.0.1/8"]')
+    assert problem_in(text).place == "listen.trusted_proxies[0]"
 
 
 @pytest.mark.parametrize(

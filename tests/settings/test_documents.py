@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.settings.reference import page_with_reference
 from sidecar.settings.sections import Route, Section, Settings, Upstream
-from tests.settings.configs import SECRET, config, error_in, read
+from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,15 +26,15 @@ PAGE = PAGE_PATH.read_text(encoding="utf-8")
 
 # What stands there switched off, because it has no default.
 WHOLE_EXAMPLE = re.sub(r"(?m)^# (?=\w+ = )", "", EXAMPLE)
-ENVIRON = {"BETTER_AUTH_SECRET": SECRET, "INTERNAL_TOKEN": SECRET}
+ENVIRON = dict.fromkeys(("BETTER_AUTH_SECRET", "INTERNAL_TOKEN", "TLS_KEY_PASSWORD"), SECRET)
 
 
 def tables(tree: Any, section: type[Section], name: str = "") -> Iterator[Any]:
     """Yield each section's name and class, with every table of it that *tree* holds."""
     yield name, section, [tree]
     for key, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = inner_section(field.annotation)
+        if inner is not None:
             yield from tables(tree.get(key, {}), inner, f"{name}{key}.")
 
 
@@ -111,7 +111,7 @@ def test_a_page_without_marks_is_left_alone() -> None:
         pytest.param(key, field.description, id=f"{name}{key}")
         for name, section, _ in all_tables(WHOLE_EXAMPLE)
         for key, field in section.model_fields.items()
-        if name and field.default_factory is None
+        if name and inner_section(field.annotation) is None
     ],
 )
 def test_the_page_tells_what_every_setting_means(key: str, meaning: str) -> None:

@@ -111,6 +111,26 @@ def test_an_unknown_setting_gets_the_nearest_known_name_or_all(text: str, line: 
         ("listen = []", "listen: must be a table (got a list)"),
         ('listen = "x"', "listen: must be a table (got text)"),
         ("listen.timeouts = true", "listen.timeouts: must be a table (got true)"),
+        ("listen.tls = true", "listen.tls: must be a table (got true)"),
+        (
+            'listen.tls = { cert_file = "c" }',
+            "listen.tls.key_file: required: the certificate's private key",
+        ),
+        (
+            'listen.tls = { cert_file = "c", key_file = "" }',
+            (
+                'listen.tls.key_file: must be the path of a file, such as "/etc/sidecar/tls.crt"'
+                ' (got "")'
+            ),
+        ),
+        (
+            'listen.tls = { cert_file = "c", key_file = "k", key_password = "" }',
+            "listen.tls.key_password: must be a password that is not empty",
+        ),
+        (
+            'listen.tls = { cert_file = "c", key_file = "k", keyfile = "k" }',
+            'listen.tls.keyfile: unknown setting; did you mean "key_file"?',
+        ),
         ("session.secrets = 2", "session.secrets: must be a list (got a number)"),
         ("session.secrets = {}", "session.secrets: must be a list (got a table)"),
         (

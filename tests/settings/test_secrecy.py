@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sidecar.settings.indirection import resolve
 from sidecar.settings.sections import Section, Settings
-from tests.settings.configs import SECRET, config, error_in, read
+from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +31,8 @@ def everything_said(error: SettingsError) -> str:
 
 def places(section: type[Section], name: str = "") -> Iterator[str]:
     for key, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = inner_section(field.annotation)
+        if inner is not None and key not in {"routes", "upstreams"}:
             yield from places(inner, f"{name}{key}.")
         elif key not in {"routes", "upstreams"}:
             yield f"{name}{key}"
@@ -40,15 +40,17 @@ def places(section: type[Section], name: str = "") -> Iterator[str]:
 
 def test_secrets_that_were_read_are_neither_shown_nor_dumped() -> None:
     text = config(
-        f'session.secrets = ["{LONG_CANARY}", "env:A"]\nidentity.internal_token = "env:B"',
+        f'session.secrets = ["{LONG_CANARY}", "env:A"]\nidentity.internal_token = "env:B"\n'
+        'listen.tls = { cert_file = "c", key_file = "k", key_password = "env:C" }',
         auth='["session"]',
     )
-    settings = read(text, {"A": LONG_CANARY + "1", "B": LONG_CANARY + "2"})
+    settings = read(text, {"A": LONG_CANARY + "1", "B": LONG_CANARY + "2", "C": CANARY})
     dumps = (
         repr(settings),
         str(settings),
         repr(settings.session),
         repr(settings.identity),
+        repr(settings.listen),
         repr(settings.model_dump()),
         repr(settings.model_dump(mode="json")),
         settings.model_dump_json(),

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from tests.harness import TIMEOUT_S, Client, Response, ask, connect
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
 
+_LIMITED = 'ulimit -Sn %d && ulimit -Hn %d && exec "$@"'
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -34,6 +36,8 @@ class SidecarProcess:
         ]
         self.port = 0
         self.admin_port = 0
+        self.tls: ssl.SSLContext | None = None
+        """What clients speak TLS with, where they do."""
         self._clients: list[Client] = []
 
     @property
@@ -53,13 +57,13 @@ class SidecarProcess:
 
     async def connect(self) -> Client:
         """Connect; what is not closed before is closed at the end."""
-        client = await connect(self.port)
+        client = await connect(self.port, self.tls)
         self._clients.append(client)
         return client
 
     async def ask(self, request: bytes) -> Response:
         """Send one request on a connection of its own and read the response."""
-        client = await connect(self.port)
+        client = await connect(self.port, self.tls)
         try:
             return await client.ask(request)
         finally:
@@ -129,12 +133,21 @@ class SidecarProcess:
 
 @contextlib.asynccontextmanager
 async def started(
-    text: str, directory: Path, *, environ: Mapping[str, str] | None = None
+    text: str,
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    descriptors: tuple[int, int] | None = None,
 ) -> AsyncIterator[SidecarProcess]:
-    """Run a sidecar with the configuration *text*, which goes to a file in *directory*."""
+    """Run a sidecar with the configuration *text*, which goes to a file in *directory*.
+
+    *descriptors* are its limits, the soft one and the hard one; without it: this process's.
+    """
     config = directory / "sidecar.toml"
     config.write_text(text)
+    limits = () if descriptors is None else ("/bin/sh", "-c", _LIMITED % descriptors, "sh")
     command = await asyncio.create_subprocess_exec(
+        *limits,
         *(sys.executable, "-m", "sidecar", "run", "--config", str(config)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
