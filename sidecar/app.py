@@ -22,6 +22,7 @@ from sidecar.limits.local import LocalLimiter
 from sidecar.observe import app_log
 from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.writer import BatchWriter
+from sidecar.proxy import descriptors
 from sidecar.proxy.certificates import Certificate, CertificateError, KeyPair
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
@@ -102,6 +103,7 @@ class Sidecar:
         A store that does not answer yet is waited for in the background: until it does, requests
         that need it get 503. Raises StartError.
         """
+        self._provide_descriptors()
         if self._certificate is not None:
             try:
                 self._certificate.load()
@@ -138,6 +140,23 @@ class Sidecar:
     def stop_waiting(self) -> None:
         """Cut off what is still in flight: the operator asked a second time."""
         self._plane.emptied.set()
+
+    def _provide_descriptors(self) -> None:
+        """Have as many descriptors as may be needed, or serve fewer clients than configured."""
+        connections, upstreams = self._settings.listen.max_connections, self._settings.upstreams
+        # A client waits for one answer at a time.
+        to_upstreams = sum(min(up.max_connections, connections) for up in upstreams.values())
+        needed = descriptors.needed(connections, to_upstreams)
+        limit = descriptors.raise_limit(needed)
+        allotment = descriptors.allot(limit, connections, to_upstreams)
+        self._plane.max_connections = allotment.connections
+        self._plane.max_turned_away = allotment.turned_away
+        if limit < needed:
+            _LOG.warning(
+                "the system allows %d open files (ulimit -n), and %d may be needed:"
+                " serving %d clients at once, of listen.max_connections = %d",
+                *(limit, needed, allotment.connections, connections),
+            )
 
     def _close_log(self) -> None:
         if self._writer is not None:
@@ -272,6 +291,7 @@ def _plane(
         ),
         timeouts=Timeouts(listen.timeouts.headers, listen.timeouts.body, listen.timeouts.idle),
         max_connections=listen.max_connections,
+        max_requests=listen.max_requests,
         trusted=TrustedProxies(listen.trusted_proxies),
         trusted_origins=frozenset(origin.encode() for origin in settings.session.trusted_origins),
         internal_lines=b""

@@ -164,6 +164,7 @@ def _unavailable(reason: str, message: str) -> Refusal:
 
 STORE_UNAVAILABLE = _unavailable("store_unavailable", "Credentials cannot be verified right now.")
 OVERLOADED = _unavailable("overloaded", "The sidecar is at its limit of connections.")
+SIDECAR_BUSY = _unavailable("sidecar_busy", "The sidecar is at its limit of requests.")
 UPSTREAM_BUSY = _unavailable("upstream_busy", "The service is at its limit of connections.")
 DRAINING = _unavailable("draining", "The sidecar is shutting down.")
 

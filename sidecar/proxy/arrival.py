@@ -52,6 +52,9 @@ class Arrival(asyncio.Protocol):
         "deadline",
     )
 
+    is_idle = False
+    """It is never given up for others: it has little time as it is."""
+
     _peer: Peer
     _transport: asyncio.Transport
 

@@ -220,6 +220,11 @@ class Downstream(asyncio.Protocol):
 
     # Called by the plane
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._state == _IDLE
+
     def on_deadline(self) -> None:
         """Act on having waited too long."""
         self.deadline = _FOREVER

@@ -15,6 +15,7 @@ from sidecar.errors import (
     DRAINING,
     NO_ROUTE,
     RESPONSE_TIMEOUT,
+    SIDECAR_BUSY,
     UPSTREAM_BUSY,
     Refusal,
     Refused,
@@ -186,6 +187,7 @@ class Exchange:
 
     def start(self, raw_target: bytes) -> None:
         """Judge the target, and decide if all that is needed is known."""
+        self._plane.requests += 1
         head = self._head
         if head.transfer_encodings:
             self._body = ChunkedReader()
@@ -204,6 +206,9 @@ class Exchange:
             return
         if route is None:
             self._refuse(NO_ROUTE)
+        elif self._plane.requests > self._plane.max_requests:
+            self._route = route
+            self._refuse(SIDECAR_BUSY)
         else:
             self._route = route
             self._decide(head, route)
@@ -550,6 +555,7 @@ class Exchange:
         if connection is not None and self._pool is not None:
             self._pool.give_back(connection)
         self._state = _DONE
+        self._plane.requests -= 1
         if self._plane.log is not None:
             self._plane.log.write(self._entry())
         client.on_exchange_done(persist=self._persist)
@@ -675,6 +681,7 @@ class Exchange:
 
     def _end(self, reason: str) -> None:
         self._state = _DONE
+        self._plane.requests -= 1
         self._reason = reason
         if self._transfer is not None:
             self._transfer.stop()

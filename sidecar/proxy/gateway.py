@@ -8,6 +8,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sidecar.proxy import descriptors
 from sidecar.proxy.arrival import Arrival
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listener import Listener
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25
+_ROOM = 32
+"""Descriptors that must be left before connections are accepted again."""
 
 
 class Gateway:
@@ -87,6 +90,29 @@ class Gateway:
             await asyncio.sleep(_SWEEP_S)
             try:
                 self._plane.sweep()
+                await self._watch_descriptors()
             except Exception:
                 # The border: whatever it is, the next sweep has to come.
                 _logger.exception("a sweep failed")
+
+    async def _watch_descriptors(self) -> None:
+        """Accept nothing while descriptors are used up, and have idle connections give up theirs.
+
+        The loop would accept each waiting connection with a descriptor that it keeps for this, only
+        to close it; or, where another thread has taken that one, ask for it again without end.
+        """
+        plane, listener = self._plane, self._listener
+        if plane.draining or descriptors.are_left(_ROOM if listener.is_paused else 1):
+            if listener.is_paused and not plane.draining:
+                await listener.resume()
+                _logger.warning("descriptors are left again: accepting connections")
+            return
+        if not listener.is_paused:
+            await listener.pause()
+        given_up = plane.give_up_idle()
+        for pool in plane.pools.values():
+            pool.close()
+        plane.alarms.warn(
+            "no descriptor is left (ulimit -n): new clients wait; of %d, gave up %d idle ones",
+            *(len(plane.connections), given_up),
+        )

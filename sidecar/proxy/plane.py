@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -30,12 +31,22 @@ _logger = logging.getLogger(__name__)
 TURNED_AWAY: Final = 1000
 """How many clients too many are told so at once; others are closed without a word."""
 
+_GIVEN_UP_OF = 16
+"""One of so many idle clients is given up with each sweep, where there is no room for others."""
+_GIVEN_UP_AT_LEAST = 16
+_UNDISTURBED_S = 1.0
+"""Whoever has waited less may have a request on its way."""
+
 
 class Connection(Protocol):
     """A client's connection, as what all of them share sees it."""
 
     deadline: float
     """Monotonic, when it will have waited too long."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
 
     def on_deadline(self) -> None:
         """Act on having waited too long."""
@@ -75,6 +86,7 @@ class Plane:
     head_limits: HeadLimits
     timeouts: Timeouts
     max_connections: int
+    max_requests: int
     trusted: TrustedProxies
     trusted_origins: frozenset[bytes]
     internal_lines: bytes
@@ -83,6 +95,8 @@ class Plane:
     clock: Clock
     draining: bool = False
     """No new requests: every response closes its connection."""
+    requests: int = 0
+    """How many are in progress."""
     connections: set[Connection] = field(default_factory=set)
     turned_away: int = 0
     """How many of the connections are there only to be told that there is no room."""
@@ -112,8 +126,28 @@ class Plane:
         now = self.clock.monotonic()
         for connection in [c for c in self.connections if c.deadline <= now]:
             connection.on_deadline()
+        if len(self.connections) - self.turned_away >= self.max_connections:
+            given_up = self.give_up_idle()
+            self.alarms.warn(
+                "at the limit of %d client connections: gave up %d idle ones",
+                *(self.max_connections, given_up),
+            )
         for pool in self.pools.values():
             pool.sweep(now)
+
+    def give_up_idle(self) -> int:
+        """Close some of the clients' connections that wait for a request, for others to have room.
+
+        Those that wait longest go first, and none that has not waited for a second. Return how many
+        went.
+        """
+        latest = self.clock.monotonic() - _UNDISTURBED_S + self.timeouts.idle_s
+        idle = [c for c in self.connections if c.is_idle and c.deadline <= latest]
+        count = max(_GIVEN_UP_AT_LEAST, len(idle) // _GIVEN_UP_OF)
+        given_up = nsmallest(count, idle, key=lambda connection: connection.deadline)
+        for connection in given_up:
+            connection.drain()
+        return len(given_up)
 
     async def close(self) -> None:
         """Stop connecting and drop idle upstream connections."""

@@ -91,6 +91,9 @@ class Listen(Section):
     host: Host = setting("0.0.0.0", "the address to listen on")  # noqa: S104  # its purpose
     port: Port = setting(8080, "the port to listen on; `0`: any free one")
     max_connections: Connections = setting(20_000, "connections at once; beyond: 503, closed")
+    max_requests: Connections = setting(
+        20_000, "requests in progress at once; beyond: 503, and the connection stays"
+    )
     trusted_proxies: tuple[TrustedNetwork, ...] = setting(
         (), "networks whose `Forwarded` and `X-Forwarded-*` are believed"
     )

@@ -126,6 +126,7 @@ class Conversation:
         *,
         routes: Sequence[Route] = ROUTES,
         max_connections: int = 100,
+        max_requests: int = 100,
         upstream_connections: int = 100,
         connect_timeout_s: float = 5.0,
         keeps_host: bool = True,
@@ -181,6 +182,7 @@ class Conversation:
             head_limits=head_limits or HeadLimits(8192, 32768, 100),
             timeouts=Timeouts(head_s=10.0, body_s=30.0, idle_s=75.0),
             max_connections=max_connections,
+            max_requests=max_requests,
             trusted=TrustedProxies([ip_network(network) for network in trusted]),
             trusted_origins=trusted_origins,
             internal_lines=internal_lines,
@@ -316,6 +318,7 @@ class Conversation:
             client.reset()
         await self.settle()
         assert not self.plane.connections
+        assert self.plane.requests == 0
         # Nothing but the tests looks at these, and only here.
         assert not self.plane._tasks  # noqa: SLF001
         still_open = [end for end in self.network.upstreams if end.is_open]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.proxy.conversation import BY_KEY, OK, Conversation
-from tests.proxy.responses import read_one
+from tests.proxy.responses import read, read_one
 
 HOST = b"Host: api.test\r\n"
 ASK = b"GET /v1/chat HTTP/1.1\r\n%b%b\r\n" % (HOST, BY_KEY)
@@ -73,6 +73,98 @@ async def test_a_place_is_free_again_when_its_client_goes() -> None:
         await talk.settle()
         client = await talk.request(PUBLIC)
         assert read_one(client.received).status == 200
+
+
+async def test_idle_clients_make_room_where_all_places_are_taken() -> None:
+    async with Conversation(max_connections=3) as talk:
+        idle, served, busy = talk.connect(), await talk.request(PUBLIC), await talk.ask(PUBLIC)
+        await talk.wait(0.9)
+        assert all(each.is_open for each in (idle, served, busy)), "a request may be on its way"
+        assert read_one(talk.connect().received).status == 503
+        await talk.wait(0.2)
+        assert (idle.end, served.end, busy.end) == ("closed", "closed", "open")
+        client = await talk.ask(PUBLIC)
+        assert client.received == b""
+        assert len(talk.plane.connections) - talk.plane.turned_away == 2
+
+
+async def test_those_who_wait_longest_make_room_first() -> None:
+    async with Conversation(max_connections=320) as talk:
+        crowd = []
+        for _ in range(16):
+            crowd += [talk.connect() for _ in range(20)]
+            await talk.wait(0.1)
+        gone = [number for number, each in enumerate(crowd) if not each.is_open]
+        assert len(gone) == 16, "and no more than that at once"
+        assert gone[-1] < 20, "of those who came first"
+
+
+async def test_nobody_makes_room_that_is_not_needed() -> None:
+    async with Conversation(max_connections=4) as talk:
+        idle = [talk.connect() for _ in range(3)]
+        await talk.wait(60)
+        assert all(each.is_open for each in idle)
+
+
+async def test_that_clients_make_room_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with Conversation(max_connections=2) as talk:
+        await talk.ask(PUBLIC)
+        talk.connect()
+        await talk.wait(2)
+        assert caplog.messages == ["at the limit of 2 client connections: gave up 1 idle ones"]
+
+
+# Requests in progress
+
+
+@pytest.mark.parametrize("request_", [ASK, ASK.replace(BY_KEY, b"x-api-key: no\r\n"), PUBLIC])
+async def test_a_request_too_many_is_refused_before_it_costs_anything(request_: bytes) -> None:
+    async with Conversation(max_requests=2) as talk:
+        busy = [await talk.ask(PUBLIC) for _ in range(2)]
+        client = await talk.ask(request_)
+        response = read_one(client.received)
+        assert (response.status, response.json()["error"]) == (503, "Service Unavailable")
+        assert response.value("retry-after") == "1"
+        assert not response.closes
+        assert talk.reasons() == ["sidecar_busy"]
+        assert (talk.store.queries, talk.spent()) == (0, 0)
+        assert len(talk.network.upstreams) == 2
+
+        busy[0].reset()
+        await talk.settle()
+        client.send(PUBLIC)
+        await talk.settle()
+        assert len(talk.network.upstreams) == 3
+        assert talk.plane.requests == 2
+
+
+async def test_a_page_may_read_that_there_are_too_many() -> None:
+    async with Conversation(max_requests=1) as talk:
+        await talk.ask(PUBLIC)
+        client = await talk.ask(ASK.replace(BY_KEY, BY_KEY + b"Origin: https://app.test\r\n"))
+        response = read_one(client.received)
+        assert response.status == 503
+        assert response.value("access-control-allow-origin") == "https://app.test"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [(PUBLIC.replace(b"/public", b"/nowhere"), 404), (PUBLIC.replace(b"/public", b"/../a"), 400)],
+)
+async def test_what_would_be_refused_anyway_is(request_: bytes, status: int) -> None:
+    async with Conversation(max_requests=1) as talk:
+        await talk.ask(PUBLIC)
+        assert read_one((await talk.ask(request_)).received).status == status
+
+
+async def test_every_request_ends_its_own_count() -> None:
+    async with Conversation(max_requests=1) as talk:
+        for _ in range(5):
+            client = await talk.request(PUBLIC + PUBLIC)
+            talk.upstream.send(OK)
+            await talk.settle()
+            assert [each.status for each in read(client.received, "GET", "GET")] == [200, 200]
+        assert talk.plane.requests == 0
 
 
 # Connections to the upstream

@@ -168,6 +168,7 @@ CASES = {
     errors.UPSTREAM_MALFORMED: Case(CHAT, after=babbles),
     errors.STORE_UNAVAILABLE: Case(CHAT, store_down),
     errors.OVERLOADED: Case(b"", one_connection_taken, setup={"max_connections": 1}),
+    errors.SIDECAR_BUSY: Case(CHAT, upstream_taken, setup={"max_requests": 1}),
     errors.UPSTREAM_BUSY: Case(CHAT, upstream_taken, setup={"upstream_connections": 1}),
     errors.DRAINING: Case(CHAT, slow_store, closing),
     errors.CONNECT_TIMEOUT: Case(CHAT, silent, setup={"connect_timeout_s": 0.0}),

@@ -131,6 +131,10 @@ def test_an_unknown_setting_gets_the_nearest_known_name_or_all(text: str, line: 
             'listen.tls = { cert_file = "c", key_file = "k", keyfile = "k" }',
             'listen.tls.keyfile: unknown setting; did you mean "key_file"?',
         ),
+        (
+            "listen.max_requests = 0",
+            "listen.max_requests: must be a whole number from 1 to 1000000 (got 0)",
+        ),
         ("session.secrets = 2", "session.secrets: must be a list (got a number)"),
         ("session.secrets = {}", "session.secrets: must be a list (got a table)"),
         (

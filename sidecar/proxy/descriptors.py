@@ -1,0 +1,86 @@
+"""Descriptors: how many the process may have, what they are for, and whether one is left.
+
+Each connection takes one, on either side.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.proxy.plane import TURNED_AWAY
+
+OWN: Final = 100
+"""For all that is no connection: the store, listeners, logs, what libraries open."""
+
+_NO_LIMIT = 2**31
+"""Stands for a system without a limit: more than any has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """What the descriptors there are suffice for."""
+
+    connections: int
+    """Of clients who are served."""
+    turned_away: int
+    """Of clients who are told that there is no room."""
+
+
+def needed(connections: int, upstream_connections: int) -> int:
+    """Return how many descriptors suffice whatever happens."""
+    return connections + TURNED_AWAY + upstream_connections + OWN
+
+
+def raise_limit(count: int) -> int:
+    """Raise the process's own limit to *count* if it is below, as far as the system lets.
+
+    Returns the limit that then holds.
+    """
+    soft, hard = (_NO_LIMIT if limit == resource.RLIM_INFINITY else limit for limit in _limits())
+    if soft < count:
+        wanted = min(count, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, _limits()[1]))
+        except (OSError, ValueError):
+            # Some systems have a lower bound than they tell of.
+            return soft
+        return wanted
+    return soft
+
+
+def _limits() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def allot(limit: int, connections: int, upstream_connections: int) -> Allotment:
+    """Return how many clients *limit* descriptors suffice for, of *connections* that are wanted.
+
+    Where there are too few, clients share with the upstreams that they are to reach: whoever could
+    connect, and nothing more, would be no better off.
+    """
+    if limit >= needed(connections, upstream_connections):
+        return Allotment(connections, TURNED_AWAY)
+    turned_away = min(TURNED_AWAY, limit // 8)
+    rest = limit - min(OWN, limit // 4) - turned_away
+    served = rest - min(upstream_connections, (rest + 1) // 2)
+    return Allotment(max(1, min(connections, served)), turned_away)
+
+
+def are_left(count: int) -> bool:
+    """Tell whether *count* more can be had now, of this process and of the system."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return False
+        raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
