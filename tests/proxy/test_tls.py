@@ -507,3 +507,26 @@ async def test_an_idle_client_is_closed_in_order(
         client = begin(talk, certificate, context)
         await talk.wait(75.1)
         assert (client.read(), client.end) == (b"", "closed")
+
+
+async def test_a_websocket_passes(certificate: Certificate, context: ssl.SSLContext) -> None:
+    async with Conversation() as talk:
+        client = begin(talk, certificate, context)
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        client.send(
+            b"GET /public HTTP/1.1\r\nHost: api.test\r\n%bSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" % upgrade
+        )
+        await talk.settle()
+        talk.upstream.send(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % upgrade)
+        await talk.settle()
+        for number in range(5):
+            client.send(b"up %d" % number)
+            talk.upstream.send(b"down %d" % number)
+            await talk.settle()
+        assert talk.forwarded.endswith(b"\r\n\r\nup 0up 1up 2up 3up 4")
+        assert client.read().endswith(b"\r\n\r\ndown 0down 1down 2down 3down 4")
+        talk.upstream.send_eof()
+        await talk.settle()
+        client.read()
+        assert client.end == "closed"
