@@ -23,7 +23,7 @@ from sidecar.observe import app_log
 from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.writer import BatchWriter
 from sidecar.proxy import descriptors
-from sidecar.proxy.certificates import Certificate, CertificateError, KeyPair
+from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
 from sidecar.proxy.gateway import Gateway
@@ -31,6 +31,7 @@ from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.request import HeadLimits
 from sidecar.routes import Route, RouteTable
+from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.sqlite import SQLiteStore
 

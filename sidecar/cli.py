@@ -21,16 +21,17 @@ from sidecar.app import Sidecar, StartError, key_pair, serve
 from sidecar.demo import server as demonstration
 from sidecar.demo.workspace import DirectoryUnusable
 from sidecar.observe import app_log
-from sidecar.proxy.certificates import CertificateError, complaint
 from sidecar.settings import Problem, SettingsError, find, load
+from sidecar.settings.key_pairs import CertificateError
+from sidecar.settings.validity import complaint
 from sidecar.store.base import LayoutError, StoreError
 from sidecar.store.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.proxy.validity import Validity
     from sidecar.settings import ListenTLS, Route, Settings
+    from sidecar.settings.validity import Validity
 
 MISTAKE = 1
 FAILURE = 2

@@ -16,6 +16,7 @@ import pytest
 
 from sidecar.app import Sidecar, StartError
 from sidecar.settings import parse
+from tests.certificates import Authority
 from tests.clock import ManualClock
 from tests.harness import (
     OK,
@@ -273,6 +274,18 @@ async def test_a_port_that_is_taken_is_said_so(world: World, section: str) -> No
         )
         with pytest.raises(StartError, match=expected):
             await sidecar.start()
+
+
+async def test_a_certificate_that_went_since_the_configuration_was_read_is_said_so(
+    world: World, tmp_path: Path
+) -> None:
+    certificate, key = Authority().issue(tmp_path)
+    tls = f'tls = {{ cert_file = "{certificate}", key_file = "{key}" }}'
+    text = configuration(world.path, {"chat": 1}, extra=f"[listen]\nport = 0\n{tls}")
+    sidecar = Sidecar(parse(text, source="test.toml", environ={}))
+    key.unlink()
+    with pytest.raises(StartError, match=r"^listen.tls.key_file: cannot be read: no such file"):
+        await sidecar.start()
 
 
 async def test_a_database_that_is_not_better_auths_is_said_so(tmp_path: Path) -> None:

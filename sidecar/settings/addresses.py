@@ -87,7 +87,7 @@ class StoreURL:
     """Which database is the store: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
 
     path: Path
-    """Relative ones count from the working directory."""
+    """Absolute, or counted from the working directory: `parse` has put the file's own before it."""
 
     def __str__(self) -> str:
         return f"{_SQLITE}{self.path}"
@@ -102,10 +102,6 @@ def _read_store(text: str) -> StoreURL | None:
     if "?" in path or "#" in path:
         raise ValueError(f'must be "{_SQLITE}" and a path, without a query')
     return StoreURL(Path(path))
-
-
-def _read_file(text: str) -> Path | None:
-    return Path(text) if text and text.isprintable() and not text.endswith("/") else None
 
 
 def _read_network(text: str) -> Network | None:
@@ -158,8 +154,12 @@ READER_ORIGIN = Form(
 UPSTREAM_URL = Form(
     "upstream URL", '"http://host" or "http://host:port" and nothing after it', _read_upstream
 )
+FILE = Form(
+    "file",
+    'the path of a file, such as "/etc/sidecar/ca.pem"',
+    lambda text: Path(text) if text and text.isprintable() and text == text.strip() else None,
+)
 STORE_URL = Form("store URL", '"sqlite:///relative.db" or "sqlite:////absolute.db"', _read_store)
-FILE = Form("path of a file", 'the path of a file, such as "/etc/sidecar/tls.crt"', _read_file)
 
 Host = Annotated[str, HOST]
 Port = Annotated[int, PORT]

@@ -1,4 +1,4 @@
-"""What settings must agree about.
+"""What settings must agree about, and whether the files that they name can be used.
 
 Looks at the file as it was written and skips whatever is wrong in itself, so that one mistake
 never hides another.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.settings.addresses import HOST, PORT, UPSTREAM_URL
+from sidecar.settings.addresses import FILE, HOST, PORT, UPSTREAM_URL
 from sidecar.settings.forms import SWITCH
-from sidecar.settings.names import PATH
+from sidecar.settings.key_pairs import CertificateError, KeyPair
+from sidecar.settings.names import PASSWORD, PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.sections import Admin, Listen, Route, Section
 
@@ -37,6 +38,7 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _sessions_without_secrets(tree)
     yield from _demands_on_nobody(tree)
     yield from _headers_from_nobody(tree)
+    yield from _unusable_key_pair(tree)
     yield from _shared_listeners(tree)
     yield from _upstreams_that_are_the_sidecar(tree)
 
@@ -90,6 +92,21 @@ def _headers_from_nobody(tree: Tree) -> Iterator[Mistake]:
         [],
     ):
         yield place, "needs listen.trusted_proxies: without them every connection would be closed"
+
+
+def _unusable_key_pair(tree: Tree) -> Iterator[Mistake]:
+    tls = value_at(tree, ("listen", "tls"))
+    if not isinstance(tls, dict):
+        return
+    certificate, key = (_valid(FILE, tls.get(name)) for name in ("cert_file", "key_file"))
+    password = _valid(PASSWORD, tls.get("key_password"))
+    if certificate is None or key is None or (password is None and "key_password" in tls):
+        return
+    try:
+        secret = None if password is None else password.get_secret_value()
+        KeyPair(certificate, key, secret).load()
+    except CertificateError as error:
+        yield ("listen", "tls", error.setting), error.message
 
 
 def _shared_listeners(tree: Tree) -> Iterator[Mistake]:

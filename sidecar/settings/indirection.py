@@ -1,4 +1,4 @@
-"""`env:NAME` and `file:PATH`: values that stand outside of the configuration file."""
+"""What stands outside of the configuration file: `env:NAME`, `file:PATH`, and files by name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ MAX_FILE_BYTES: Final = 64 * 1024
 
 _ENV = "env:"
 _FILE = "file:"
+_NAMES_A_FILE = "_file"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,7 +51,8 @@ def resolve(
 ) -> tuple[dict[str, object], list[Mistake]]:
     """Return a copy of *tree* with its `env:` and `file:` strings replaced, and what went wrong.
 
-    A relative `file:` is looked up in *base*.
+    A relative `file:` is looked up in *base*; a relative path in a setting named `…_file` gets
+    *base* put before it.
     """
     mistakes: list[Mistake] = []
 
@@ -62,12 +64,18 @@ def resolve(
         if not isinstance(value, str):
             return value
         try:
-            return _look_up(value, environ, base)
+            found = _look_up(value, environ, base)
         except Unreadable as error:
             mistakes.append((place, str(error)))
             return Unresolved()
+        return _anchor(found, base) if found and str(place[-1]).endswith(_NAMES_A_FILE) else found
 
     return {key: copy(value, (key,)) for key, value in tree.items()}, mistakes
+
+
+def _anchor(path: str, base: Path) -> str:
+    anchored = str(base / path)
+    return Indirect(anchored, path.origin) if isinstance(path, Indirect) else anchored
 
 
 def _look_up(text: str, environ: Mapping[str, str], base: Path) -> str:

@@ -51,7 +51,7 @@ def find(
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the configuration file at *path*.
 
-    Relative `file:` values count from the file's own directory.
+    Relative `file:` values and names of files count from the file's own directory.
     Raises SettingsError with every mistake that is in it.
     """
     source = str(path)
@@ -81,7 +81,7 @@ def parse(
 ) -> Settings:
     """Read a configuration from *text*; *source* names it in what is said about it.
 
-    Relative `file:` values count from *base*, else from the working directory.
+    Relative `file:` values and names of files count from *base*, else from the working directory.
     Raises SettingsError with every mistake that is in it.
     """
     try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.proxy.arrival import Arrival
-from sidecar.proxy.certificates import Certificate, KeyPair
+from sidecar.proxy.certificates import Certificate
+from sidecar.settings.key_pairs import KeyPair
 from tests.certificates import Authority
 from tests.clock import ManualClock
 from tests.proxy.conversation import BY_COOKIE, BY_KEY, CLIENT, OK, Conversation

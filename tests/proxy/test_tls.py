@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.proxy.arrival import Arrival
-from sidecar.proxy.certificates import Certificate, KeyPair
+from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.tls import TLSTransport
+from sidecar.settings.key_pairs import KeyPair
 from tests.certificates import Authority
 from tests.clock import ManualClock
 from tests.proxy.conversation import BY_KEY, OK, Conversation

@@ -14,6 +14,7 @@ import pytest
 
 from sidecar.settings.reference import page_with_reference
 from sidecar.settings.sections import Route, Section, Settings, Upstream
+from tests.certificates import Authority
 from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def test_the_example_is_valid_as_it_stands() -> None:
     assert len(read(EXAMPLE, {"BETTER_AUTH_SECRET": SECRET}).routes) == 2
 
 
-def test_what_the_example_has_switched_off_is_valid_too() -> None:
-    settings = read(WHOLE_EXAMPLE, ENVIRON)
+def test_what_the_example_has_switched_off_is_valid_too(tmp_path: Path) -> None:
+    Authority().issue(tmp_path)
+    settings = read(WHOLE_EXAMPLE, ENVIRON, tmp_path)
     assert settings.session.cookie_name == "studio_sid"
     assert settings.identity.internal_token is not None
 

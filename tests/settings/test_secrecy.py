@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sidecar.settings.indirection import resolve
 from sidecar.settings.sections import Section, Settings
+from tests.certificates import Authority
 from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ def places(section: type[Section], name: str = "") -> Iterator[str]:
             yield f"{name}{key}"
 
 
-def test_secrets_that_were_read_are_neither_shown_nor_dumped() -> None:
+def test_secrets_that_were_read_are_neither_shown_nor_dumped(tmp_path: Path) -> None:
+    Authority().issue(tmp_path)
     text = config(
         f'session.secrets = ["{LONG_CANARY}", "env:A"]\nidentity.internal_token = "env:B"\n'
-        'listen.tls = { cert_file = "c", key_file = "k", key_password = "env:C" }',
+        'listen.tls = { cert_file = "tls.crt", key_file = "tls.key", key_password = "env:C" }',
         auth='["session"]',
     )
-    settings = read(text, {"A": LONG_CANARY + "1", "B": LONG_CANARY + "2", "C": CANARY})
+    settings = read(text, {"A": LONG_CANARY + "1", "B": LONG_CANARY + "2", "C": CANARY}, tmp_path)
     dumps = (
         repr(settings),
         str(settings),

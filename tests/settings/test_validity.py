@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.proxy.validity import Validity, read_validity
+from sidecar.settings.validity import Validity, read_validity
 from tests.certificates import Authority
 
 if TYPE_CHECKING:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+EXPIRES_SOON: Final = timedelta(days=14)
+"""How long before its end a certificate is worth a warning."""
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _EXPLICIT_VERSION = 0x30, 0x17, 0x18, 0xA0
@@ -89,3 +93,18 @@ def _time(data: bytes, at: int) -> datetime:
     if data[at] == _UTC_TIME:
         year += 1900 if year >= 50 else 2000  # RFC 5280 section 4.1.2.5.1
     return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+
+
+def complaint(validity: Validity, now: datetime) -> str | None:
+    """Return what is wrong with a certificate's time *now*, if anything: it may only end soon."""
+    if now < validity.begins:
+        return f"the certificate is not valid before {_shown(validity.begins)}"
+    if now > validity.ends:
+        return f"the certificate expired on {_shown(validity.ends)}"
+    if now >= validity.ends - EXPIRES_SOON:
+        return f"the certificate expires on {_shown(validity.ends)}"
+    return None
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%d at %H:%M} UTC"
