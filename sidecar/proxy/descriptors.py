@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,8 @@ from sidecar.proxy.plane import TURNED_AWAY
 
 OWN: Final = 100
 """For all that is no connection: the store, listeners, logs, what libraries open."""
+ROOM: Final = 32
+"""How many must be left before clients who wait get some; of less than 256 there are, an eighth."""
 
 _NO_LIMIT = 2**31
 """Stands for a system without a limit: more than any has."""
@@ -40,20 +43,21 @@ def raise_limit(count: int) -> int:
 
     Returns the limit that then holds.
     """
-    soft, hard = (_NO_LIMIT if limit == resource.RLIM_INFINITY else limit for limit in _limits())
-    if soft < count:
-        wanted = min(count, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, _limits()[1]))
-        except (OSError, ValueError):
-            # Some systems have a lower bound than they tell of.
-            return soft
-        return wanted
-    return soft
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = min(count, _number(hard))
+    if _soft_limit() < wanted:
+        # Some systems have a lower bound than they tell of.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return _soft_limit()
 
 
-def _limits() -> tuple[int, int]:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
+def _soft_limit() -> int:
+    return _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _number(limit: int) -> int:
+    return _NO_LIMIT if limit == resource.RLIM_INFINITY else limit
 
 
 def allot(limit: int, connections: int, upstream_connections: int) -> Allotment:
@@ -68,6 +72,11 @@ def allot(limit: int, connections: int, upstream_connections: int) -> Allotment:
     rest = limit - min(OWN, limit // 4) - turned_away
     served = rest - min(upstream_connections, (rest + 1) // 2)
     return Allotment(max(1, min(connections, served)), turned_away)
+
+
+def room() -> int:
+    """Return how many must be left before clients who wait get some."""
+    return max(1, min(ROOM, _soft_limit() // 8))
 
 
 def are_left(count: int) -> bool:

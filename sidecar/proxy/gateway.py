@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25
-_ROOM = 32
-"""Descriptors that must be left before connections are accepted again."""
 
 
 class Gateway:
@@ -102,17 +100,17 @@ class Gateway:
         to close it; or, where another thread has taken that one, ask for it again without end.
         """
         plane, listener = self._plane, self._listener
-        if plane.draining or descriptors.are_left(_ROOM if listener.is_paused else 1):
-            if listener.is_paused and not plane.draining:
-                await listener.resume()
-                _logger.warning("descriptors are left again: accepting connections")
+        if plane.draining:
             return
-        if not listener.is_paused:
+        if not descriptors.are_left(descriptors.room() if listener.is_paused else 1):
             await listener.pause()
-        given_up = plane.give_up_idle()
-        for pool in plane.pools.values():
-            pool.close()
-        plane.alarms.warn(
-            "no descriptor is left (ulimit -n): new clients wait; of %d, gave up %d idle ones",
-            *(len(plane.connections), given_up),
-        )
+            given_up = plane.give_up_idle()
+            for pool in plane.pools.values():
+                pool.close()
+            plane.alarms.warn(
+                "no descriptor is left (ulimit -n): new clients wait; of %d, gave up %d idle ones",
+                *(len(plane.connections), given_up),
+            )
+        elif listener.is_paused:
+            await listener.resume()
+            plane.alarms.warn("descriptors are left again: accepting connections")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.proxy import descriptors
-from sidecar.proxy.descriptors import Allotment, allot, are_left, needed, raise_limit
+from sidecar.proxy.descriptors import Allotment, allot, are_left, needed, raise_limit, room
 from tests.descriptors import limited, used_up
 
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -79,6 +79,13 @@ def test_what_is_given_out_never_exceeds_what_there_is(
     own = min(descriptors.OWN, limit // 4)
     # A client has one answer at a time.
     assert found.connections + min(upstreams, found.connections) + found.turned_away + own <= limit
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(4096, 32), (256, 32), (128, 16), (64, 8)])
+def test_who_waits_is_let_in_once_there_is_room_for_some(limit: int, expected: int) -> None:
+    """And never waits for more than a small limit can leave."""
+    with limited(limit):
+        assert room() == expected
 
 
 @pytest.mark.parametrize("left", [0, 1, 5, 32])
