@@ -96,8 +96,6 @@ class Arrival(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Go on with the header, or with the handshake."""
-        if self._transport.is_closing():
-            return
         try:
             if self._state == _HEADER:
                 self._read_header(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BACKLOG = 1024
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class _Server(web.Server):
@@ -87,24 +89,44 @@ class Listener:
         await self._runner.cleanup()
 
     async def _bound(self) -> list[socket.socket]:
+        """Return a socket for each address of the host that this machine has.
+
+        Raises OSError where there is none, or one that cannot be had.
+        """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        port = self._port
+        bound: list[socket.socket] = []
+        absent: OSError | None = None
         with ExitStack() as undo:
-            bound: list[socket.socket] = []
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                bound.append(each := socket.socket(family, kind, protocol))
-                undo.callback(each.close)
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    # IPv4 has a socket of its own.
-                    each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            for family, _, _, _, address in dict.fromkeys(found):
                 # One port for all: the first may have been given any.
-                each.bind((address[0], port, *address[2:]))
-                port = each.getsockname()[1]
-                each.listen(_BACKLOG)
-                each.setblocking(False)
+                port = bound[0].getsockname()[1] if bound else self._port
+                try:
+                    bound.append(_bind(family, (address[0], port, *address[2:])))
+                except OSError as error:
+                    if error.errno not in _ABSENT:
+                        raise
+                    # Names such as localhost have addresses of families that are switched off.
+                    absent = error
+                else:
+                    undo.callback(bound[-1].close)
+            if absent is not None and not bound:
+                raise absent
             undo.pop_all()
         return bound
+
+
+def _bind(family: int, address: tuple[object, ...]) -> socket.socket:
+    with ExitStack() as undo:
+        made = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # IPv4 has a socket of its own.
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(_BACKLOG)
+        made.setblocking(False)
+        undo.pop_all()
+    return made

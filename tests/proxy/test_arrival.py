@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,6 +346,19 @@ async def test_what_goes_before_the_first_request_has_its_time(
         client.send(GET)
         await talk.settle()
         assert talk.forwarded, "from then on it is as idle as any other"
+
+
+async def test_a_fault_of_our_own_costs_one_connection(
+    certificate: Certificate, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Conversation(trusted=TRUSTED) as talk:
+        never_loaded = Certificate(KeyPair(Path("no"), Path("no")), ManualClock())
+        broken = arrive(talk, TLS, never_loaded)
+        broken.send(b"\x16\x03\x01")
+        await talk.settle()
+        assert not broken.is_open
+        assert caplog.messages == ["a connection failed before its first request"]
+        assert begin(talk, TLS, certificate, context) is not None
 
 
 # Places
