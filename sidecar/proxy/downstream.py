@@ -167,6 +167,11 @@ class Downstream(asyncio.Protocol):
                 self._transport.resume_reading()
 
     @property
+    def is_full(self) -> bool:
+        """Whether the client has to read before it is sent more."""
+        return self._is_write_paused
+
+    @property
     def descriptor(self) -> int | None:
         """What a body may be spliced from or to, right now."""
         return None if self._held else descriptor_of(self._transport)

@@ -86,6 +86,10 @@ class Client(Protocol):
         """Take in again."""
 
     @property
+    def is_full(self) -> bool:
+        """Whether it has to read before it is sent more."""
+
+    @property
     def descriptor(self) -> int | None:
         """What a body may be spliced from or to, right now."""
 
@@ -626,9 +630,16 @@ class Exchange:
         self._touch()
 
     def _transfer_later(self, transfer: Transfer) -> None:
-        if self._transfer is None and Splice.has_room():
+        # What TLS carries has to be read to be decrypted.
+        is_tls = self._client.scheme == b"https"
+        if self._transfer is None and not is_tls and Splice.has_room():
             self._transfer = transfer
             transfer.begin_soon()
+
+    @property
+    def upstream_is_full(self) -> bool:
+        """Whether the upstream has to read before it is sent more."""
+        return self._upstream_full
 
     def on_transfer_over(self) -> None:
         """Go on as before."""

@@ -48,7 +48,7 @@ class Transfer(ABC):
 
     @abstractmethod
     def _resume(self) -> None:
-        """Have the source's transport read again."""
+        """Have the source's transport read again, unless the sink is full: it will tell."""
 
     def begin_soon(self) -> None:
         """Begin once what was written has left."""
@@ -68,6 +68,7 @@ class Transfer(ABC):
         source, sink = self._ends()
         try:
             if source is not None and sink is not None and not self._body.done:
+                self._pause()  # a sink that had room again since has let the source go on
                 self._splice = Splice(source, sink, self._body.remaining, self)
                 return
         except OSError as error:
@@ -116,7 +117,8 @@ class Download(Transfer):
         self._connection.pause_reading()
 
     def _resume(self) -> None:
-        self._connection.resume_reading()
+        if not self._client.is_full:
+            self._connection.resume_reading()
 
     def on_splice_given(self, count: int) -> None:
         """Count what the client got."""
@@ -153,7 +155,8 @@ class Upload(Transfer):
         self._client.pause_reading()
 
     def _resume(self) -> None:
-        self._client.resume_reading()
+        if not self._exchange.upstream_is_full:
+            self._client.resume_reading()
 
     def on_splice_given(self, count: int) -> None:
         """Count what the upstream got."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy.conversation import OK, Conversation
+from tests.proxy.conversation import OK, ROUTES, Conversation
 from tests.proxy.responses import read, read_one
 
 if TYPE_CHECKING:
@@ -56,6 +57,50 @@ async def test_a_slow_client_slows_the_upstream(talk: Conversation) -> None:
     await talk.settle()
     assert read_one(client.received).body == b"x" * 400 * KIB
     assert not talk.upstream.is_held_back()
+
+
+async def test_a_long_body_is_held_back_where_it_cannot_go_past_the_process(
+    talk: Conversation,
+) -> None:
+    """As between connections of which one is TLS: nothing here has a descriptor."""
+    client = talk.connect()
+    client.stop_reading()
+    client.send(GET)
+    await talk.settle()
+    talk.upstream.send(ok(4096 * KIB))
+    sent = 0
+    while not talk.upstream.is_held_back():
+        talk.upstream.send(b"x" * 64 * KIB)
+        await talk.settle()
+        sent += 1
+        assert sent <= 2
+    client.read()
+    for _ in range(64 - sent):
+        talk.upstream.send(b"x" * 64 * KIB)
+        await talk.settle()
+    assert read_one(client.received).body == b"x" * 4096 * KIB
+
+
+async def test_a_long_upload_is_held_back_where_it_cannot_go_past_the_process() -> None:
+    async with Conversation(routes=(replace(ROUTES[2], body_bytes=4096 * KIB),)) as talk:
+        talk.network.room = 0
+        client = talk.connect()
+        client.send(post(4096 * KIB))
+        await talk.settle()
+        sent = 0
+        while not client.is_held_back():
+            client.send(b"x" * 64 * KIB)
+            await talk.settle()
+            sent += 1
+            assert sent <= 2
+        talk.upstream.read()
+        for _ in range(64 - sent):
+            client.send(b"x" * 64 * KIB)
+            await talk.settle()
+        assert talk.forwarded.endswith(b"\r\n\r\n" + b"x" * 4096 * KIB)
+        talk.upstream.send(OK)
+        await talk.settle()
+        assert read_one(client.received).status == 200
 
 
 @pytest.mark.parametrize("answer", [ok(100 * KIB), CHUNKED_OK + b"19000\r\n"], ids=["l", "chunked"])
