@@ -30,6 +30,7 @@ from sidecar.proxy.gateway import Gateway
 from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.request import HeadLimits
+from sidecar.proxy.splice import Splice
 from sidecar.routes import Route, RouteTable
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import LayoutError, StoreUnavailable
@@ -152,6 +153,7 @@ class Sidecar:
         allotment = descriptors.allot(limit, connections, to_upstreams)
         self._plane.max_connections = allotment.connections
         self._plane.max_turned_away = allotment.turned_away
+        Splice.at_once = allotment.spliced
         if limit < needed:
             _LOG.warning(
                 "the system allows %d open files (ulimit -n), and %d may be needed:"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.proxy.plane import TURNED_AWAY
+from sidecar.proxy.splice import AT_ONCE, DESCRIPTORS
 
 OWN: Final = 100
 """For all that is no connection: the store, listeners, logs, what libraries open."""
@@ -31,11 +32,13 @@ class Allotment:
     """Of clients who are served."""
     turned_away: int
     """Of clients who are told that there is no room."""
+    spliced: int
+    """Of bodies that go past the process."""
 
 
 def needed(connections: int, upstream_connections: int) -> int:
     """Return how many descriptors suffice whatever happens."""
-    return connections + TURNED_AWAY + upstream_connections + OWN
+    return connections + upstream_connections + TURNED_AWAY + AT_ONCE * DESCRIPTORS + OWN
 
 
 def raise_limit(count: int) -> int:
@@ -67,11 +70,12 @@ def allot(limit: int, connections: int, upstream_connections: int) -> Allotment:
     connect, and nothing more, would be no better off.
     """
     if limit >= needed(connections, upstream_connections):
-        return Allotment(connections, TURNED_AWAY)
+        return Allotment(connections, TURNED_AWAY, AT_ONCE)
     turned_away = min(TURNED_AWAY, limit // 8)
-    rest = limit - min(OWN, limit // 4) - turned_away
+    spliced = min(AT_ONCE, limit // 8 // DESCRIPTORS)
+    rest = limit - min(OWN, limit // 4) - turned_away - spliced * DESCRIPTORS
     served = rest - min(upstream_connections, (rest + 1) // 2)
-    return Allotment(max(1, min(connections, served)), turned_away)
+    return Allotment(max(1, min(connections, served)), turned_away, spliced)
 
 
 def room() -> int:

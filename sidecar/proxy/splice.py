@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 SPLICE_BYTES = 512 * 1024
 """How much must be left of a body for it to be worth the descriptors."""
-_AT_ONCE = 128
-"""How many bodies are spliced at once; others pass through the process. Each takes 4 descriptors
-and a pipe of the kernel's."""
+AT_ONCE = 128
+"""How many bodies are spliced at once; others pass through the process."""
+DESCRIPTORS = 4
+"""How many each takes, beside a pipe of the kernel's."""
 _PIPE_BYTES = 256 * 1024
 _SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _FLAGS = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
@@ -72,6 +73,8 @@ class Splice:
     the source meanwhile. The owner sets the time within which something has to move.
     """
 
+    at_once = AT_ONCE
+    """Less where descriptors are few."""
     _running = 0
 
     def __init__(self, source: int, sink: int, count: int, owner: SpliceOwner) -> None:
@@ -97,7 +100,7 @@ class Splice:
     @staticmethod
     def has_room() -> bool:
         """Whether another may begin."""
-        return _IS_AVAILABLE and Splice._running < _AT_ONCE
+        return _IS_AVAILABLE and Splice._running < Splice.at_once
 
     def close(self) -> None:
         """Stop, and tell nobody."""

@@ -97,12 +97,12 @@ async def test_a_process_with_too_few_says_so_and_serves_whom_it_can(
         said = json.loads(await process.wait_for(rb"(?m)^(.*ulimit.*)$"))
         assert said["level"] == "warning"
         assert said["message"] == (
-            "the system allows 256 open files (ulimit -n), and 21612 may be needed:"
-            " serving 80 clients at once, of listen.max_connections = 20000"
+            "the system allows 256 open files (ulimit -n), and 22124 may be needed:"
+            " serving 64 clients at once, of listen.max_connections = 20000"
         )
-        clients = [await process.connect() for _ in range(90)]
+        clients = [await process.connect() for _ in range(74)]
         served = []
         for client in clients:
             response = await client.ask(request(b"GET /nowhere"))
             served.append(response.status)
-        assert served == [404] * 80 + [503] * 10
+        assert served == [404] * 64 + [503] * 10

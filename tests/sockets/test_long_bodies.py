@@ -255,8 +255,8 @@ async def test_what_follows_an_upload_that_was_cut_short_is_not_lost(world: Worl
 async def test_only_so_many_are_moved_by_the_kernel_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch, spliced: Spliced
 ) -> None:
-    monkeypatch.setattr(splice, "_AT_ONCE", 0)
     async with serving(world, give) as site:
+        monkeypatch.setattr(splice.Splice, "at_once", 0)
         assert (await site.ask(GET)).body == BODY
     assert spliced.bytes == 0
 
