@@ -264,6 +264,8 @@ async def test_threat_39_no_secret_is_put_out(
         secrets = ["env:BETTER_AUTH_SECRET", "env:INTERNAL_TOKEN"]
         [identity]
         internal_token = "env:INTERNAL_TOKEN"
+        [limits.failures]
+        requests = 1000
         [log]
         level = "debug"
         format = "{log_format}"
