@@ -95,7 +95,7 @@ class RequestHead:
     forwarded = b""
     """The lines that are forwarded, each but the last ending in CRLF."""
     presented: Presented | None = None
-    """What the authenticator made of it, kept for the next request with the same fields."""
+    """What the authenticator made of it, kept for the next request that presents the same."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -129,6 +129,18 @@ class RequestHead:
             and self.version == "1.1"
             and bool(self.content_length or self.transfer_encodings)
             and any(value.lower() == b"100-continue" for value in self.expect)
+        )
+
+    def presents_as(self, other: RequestHead) -> bool:
+        """Whether all that decides who is calling stands in the *other* head as well."""
+        return (
+            self.api_keys == other.api_keys
+            and self.cookies == other.cookies
+            and self.organizations == other.organizations
+            and self.forwarded_for == other.forwarded_for
+            # Whether a page of another site asks takes method and host besides.
+            and not self.origins
+            and not other.origins
         )
 
     def request_id(self) -> bytes | None:
@@ -313,6 +325,9 @@ class HeadReader:
             forwarded = head.forwarded_lines()
         head.forwarded = b"\r\n".join(forwarded)
         head.check()
+        last = self._last
+        if last is not None and last.presented is not None and head.presents_as(last):
+            head.presented = last.presented
         self._last = head
         self._before = raw[: len(head.method) + 1]
         self._after = raw[len(head.method) + 1 + len(target) :]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.identity import Demand
+from sidecar.identity import Demand, Quota
 from sidecar.routes import Route
 from tests.database import signed
 from tests.proxy.conversation import (
@@ -28,6 +28,7 @@ from tests.proxy.conversation import (
 from tests.proxy.responses import read, read_one
 
 if TYPE_CHECKING:
+    from tests.proxy.memory_transport import FarEnd
     from tests.proxy.responses import Response
 
 HOST = b"Host: api.test\r\n"
@@ -437,3 +438,45 @@ async def test_a_route_of_the_whole_site_is_asked_for_what_it_demands() -> None:
     async with Conversation(routes=routes) as talk:
         assert (await answer_to(talk, ask(b"/"))).status == 401
         assert (await answer_to(talk, ask(b"/x", BY_KEY))).status == 200
+
+
+# One connection, several callers
+
+CALLERS = {
+    "the-key": (BY_KEY,),
+    "another-key": (b"x-api-key: %b\r\n" % (b"x" * 64),),
+    "two-keys": (BY_KEY, BY_KEY),
+    "the-session": (BY_COOKIE,),
+    "key-and-session": (BY_KEY, BY_COOKIE),
+    "nobody": (),
+    "of-this-organization": (BY_COOKIE, b"x-organization-id: org_acme\r\n"),
+    "of-another-one": (BY_COOKIE, b"x-organization-id: org_globex\r\n"),
+    "of-no-such-one": (BY_COOKIE, b"x-organization-id: org_none\r\n"),
+    "a-key-elsewhere": (BY_KEY, b"x-organization-id: org_globex\r\n"),
+    "from-elsewhere": (BY_COOKIE, EVIL),
+    "from-here": (BY_COOKIE, b"Origin: http://api.test\r\n"),
+}
+
+
+@pytest.mark.parametrize("before", CALLERS.values(), ids=CALLERS)
+async def test_a_caller_gets_nothing_of_the_one_before(before: tuple[bytes, ...]) -> None:
+    async with Conversation(failures=1000) as talk:
+        talk.store.put_key(KEY, replace(KEY_RECORD, quota=Quota(enabled=False)))
+        shared = talk.connect()
+        for number, lines in enumerate(CALLERS.values()):
+            for each in (before, lines):
+                raw = ask(b"/v1/chat", *each, b"X-Number: %d\r\n" % number, method=b"POST")
+                assert await decision(talk, shared, raw) == await decision(
+                    talk, talk.connect(), raw
+                ), lines
+
+
+async def decision(talk: Conversation, client: FarEnd, raw: bytes) -> tuple[bytes, bytes]:
+    """Return the status line that *client* gets, and what the upstream gets."""
+    got, forwarded = len(client.received), len(talk.forwarded)
+    client.send(raw)
+    await talk.settle()
+    if len(talk.forwarded) > forwarded:
+        talk.upstream.send(OK)
+        await talk.settle()
+    return client.received[got:].split(b"\r\n")[0], talk.forwarded[forwarded:]
