@@ -1,6 +1,7 @@
 # Everything here starts from Python >= 3.11 and make alone; the rest is set up in .venv.
 #
 #   PYTHON=   the interpreter for .venv (default: the newest of 3.11 to 3.13 that works)
+#   TIME=     how many seconds make fuzz goes on for (default: 60)
 #   ARGS=     passed on to what the target runs: make test ARGS="--no-cov tests/auth"
 
 .DEFAULT_GOAL := help
@@ -11,6 +12,7 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
+TIME ?= 60
 
 UV_VERSION := 0.13.9
 
@@ -29,6 +31,8 @@ run_stamp := $(base_stamp)-project-$(call checksum,pyproject.toml)
 dev_stamp := $(base_stamp)-dev-$(call checksum,requirements-dev.lock)
 bench_lock := $(wildcard bench/requirements.lock)
 bench_stamp := $(base_stamp)-bench-$(call checksum,$(bench_lock) /dev/null)
+fuzz_lock := tests/fuzz/requirements.lock
+fuzz_stamp := $(base_stamp)-fuzz-$(call checksum,$(fuzz_lock))
 
 python_code := $(wildcard sidecar tests bench scripts)
 
@@ -43,6 +47,11 @@ demo: $(run_stamp) ## Run the demonstration: a store, two upstreams and the side
 .PHONY: test
 test: $(run_stamp) $(dev_stamp) ## Run the tests and measure their coverage
 	$(bin)/python -m pytest --cov $(ARGS)
+
+# TIME= says for how many seconds; ARGS="--keep" adds what was come upon to the corpus.
+.PHONY: fuzz
+fuzz: $(run_stamp) $(dev_stamp) $(fuzz_stamp) ## Feed the readers of HTTP what a fuzzer makes up
+	@$(bin)/python -m tests.fuzz --seconds $(TIME) $(ARGS)
 
 .PHONY: check
 check: $(run_stamp) $(dev_stamp) ## Check format, lint, types and the layers' imports
@@ -78,6 +87,7 @@ lock: ## Write the lock files anew
 		-o requirements-dev.lock
 	$(if $(wildcard bench/requirements.in),$(compile) bench/requirements.in \
 		-c requirements-dev.lock -o bench/requirements.lock)
+	$(compile) tests/fuzz/requirements.in -c requirements-dev.lock -o $(fuzz_lock)
 
 .PHONY: clean
 clean: ## Remove what the other targets made
@@ -116,6 +126,11 @@ $(dev_stamp): | $(base_stamp)
 	@$(say) 'Installing the tools for tests and checks ...'
 	@$(install) -r requirements-dev.lock
 	@rm -f $(base_stamp)-dev-* && touch $@
+
+$(fuzz_stamp): | $(base_stamp)
+	@$(say) 'Installing the fuzzer ...'
+	@$(install) -r $(fuzz_lock)
+	@rm -f $(base_stamp)-fuzz-* && touch $@
 
 $(bench_stamp): | $(base_stamp)
 	@$(say) 'Installing the peers to measure ...'

@@ -17,10 +17,6 @@ _EVENT_BYTES = 1024 * 1024
 _CYCLE = (h11.Response(status_code=200, headers=[("Content-Length", "0")]), h11.EndOfMessage())
 
 
-class Unreadable(Exception):
-    """Not HTTP to this reader."""
-
-
 @dataclass(frozen=True)
 class Request:
     """One request; `is_whole` is false where its body has not ended."""
@@ -57,6 +53,14 @@ class Response:
         return [value for key, value in self.fields if key == name]
 
 
+class Unreadable(Exception):
+    """Not HTTP to this reader; `before` holds the whole requests that came before."""
+
+    def __init__(self, message: str, before: Iterable[Request] = ()) -> None:
+        super().__init__(message)
+        self.before = list(before)
+
+
 def read_requests(raw: bytes) -> list[Request]:
     """Return the requests in *raw*, of which the last may not be whole.
 
@@ -87,7 +91,7 @@ def read_requests(raw: bytes) -> list[Request]:
                 break  # it asked for a close
             connection.start_next_cycle()
     except h11.RemoteProtocolError as error:
-        raise Unreadable(str(error)) from error
+        raise Unreadable(str(error), requests) from error
     return requests
 
 

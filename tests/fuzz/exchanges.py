@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from tests.differential.strict import Request, Response, read_requests, read_responses
@@ -20,7 +20,6 @@ ANSWER = b"\n--8<--\n"
 _MOST_ANSWERS = 8
 
 _RUNNER = asyncio.Runner()
-_LOGGER = logging.getLogger("sidecar")
 
 # What an upstream may be told of the caller, by these credentials.
 _TOLD = {
@@ -51,66 +50,48 @@ async def _check(asked: bytes, answers: list[bytes]) -> None:
         assert await _play(pieces, answers, partial(_cut, number)) == whole
 
 
-def _whole(answer: bytes, *, to_head: bool) -> list[bytes]:
-    return [answer]
+def _whole(sent: bytes, rest: bytes) -> list[bytes]:
+    return [sent + rest]
 
 
-def _cut(number: int, answer: bytes, *, to_head: bool) -> list[bytes]:
-    """Cut an answer in one of three ways, but leave to its last piece what comes after its end.
-
-    By itself that could be the answer to the next request: nobody can tell.
-    """
-    rest = answer_in([answer], to_head=to_head).rest
-    ways = list(cuts(answer[: len(answer) - len(rest)]))
-    if not ways:
-        return [answer]
-    *pieces, last = ways[number]
+def _cut(number: int, sent: bytes, rest: bytes) -> list[bytes]:
+    """Cut what is *sent* in one of three ways; the last piece brings the *rest* along."""
+    *pieces, last = next(islice(cuts(sent), number, None), [sent])
     return [*pieces, last + rest]
 
 
 Outcome = tuple[list[list[Request]], list[tuple[int, bytes | None]]]
 
 
-class _Alarm(logging.Handler):
-    """Makes a test of what the border would only log."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(self.format(record))
-
-
 async def _play(
-    asked: list[bytes], answers: list[bytes], cut: Callable[..., list[bytes]]
+    asked: list[bytes], answers: list[bytes], cut: Callable[[bytes, bytes], list[bytes]]
 ) -> Outcome:
     """Return the requests that each upstream connection got, and what came back of each."""
-    alarm = _Alarm()
-    _LOGGER.addHandler(alarm)
-    try:
-        async with Conversation() as talk:
-            client = talk.connect()
-            for piece in asked:
-                client.send(piece)
+    async with Conversation() as talk:
+        client = talk.connect()
+        for piece in asked:
+            client.send(piece)
+        await talk.settle()
+        unfinished = b""
+        for answer in answers:
+            if not talk.network.upstreams or not talk.upstream.received:
+                break
+            last = read_requests(talk.upstream.received)[-1]
+            so_far = answer_in([unfinished + answer], to_head=last.method == b"HEAD")
+            # What comes after the end is not cut off: by itself it could be the answer to the
+            # next request, and nobody can tell.
+            at = len(answer) - len(so_far.rest)
+            for piece in cut(answer[:at], answer[at:]):
+                talk.upstream.send(piece)
             await talk.settle()
-            for answer in answers:
-                if not talk.network.upstreams or not talk.upstream.received:
-                    break
-                asked_last = read_requests(talk.upstream.received)[-1]
-                for piece in cut(answer, to_head=asked_last.method == b"HEAD"):
-                    talk.upstream.send(piece)
-                await talk.settle()
-            received, end = client.received, client.end
-            client.reset()
-            await talk.settle()
-            requests = [read_requests(upstream.received) for upstream in talk.network.upstreams]
-            for request in (each for several in requests for each in several):
-                _check_request(request)
-            responses = _check_responses(received, talk, ended=end in ("eof", "closed"))
-    finally:
-        _LOGGER.removeHandler(alarm)
-    assert not alarm.messages, alarm.messages
+            unfinished = b"" if so_far.is_whole or so_far.is_fault else unfinished + answer
+        received, end = client.received, client.end
+        client.reset()
+        await talk.settle()
+        requests = [read_requests(upstream.received) for upstream in talk.network.upstreams]
+        for request in (each for several in requests for each in several):
+            _check_request(request)
+        responses = _check_responses(received, talk, ended=end in ("eof", "closed"))
     return requests, responses
 
 

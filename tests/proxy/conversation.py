@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Self
@@ -89,6 +90,7 @@ ROUTES = (
     Route("/guarded", "chat", _BY_BOTH, forwards_preflight=False),
 )
 
+_LOGGER = logging.getLogger("sidecar")
 _TURNS = 24
 """More turns of the loop than any chain of callbacks here takes."""
 
@@ -114,11 +116,23 @@ def generated_id(number: int = 0) -> bytes:
     return b"f" * 20 + b"%012x" % number
 
 
+class Alarm(logging.Handler):
+    """Keeps what the border would only log, for someone to look at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+
 class Conversation:
     """A data plane made of its real parts, between clients and upstreams that the test plays.
 
     Used as an async context manager. When it is left, every client goes away, and then nothing of
-    the conversation may be left over: no connection, no task, no count that is off.
+    the conversation may be left over: no connection, no task, no count that is off. Nor may
+    anything have failed inside the sidecar, unless it *may_fail*.
     """
 
     def __init__(
@@ -137,6 +151,7 @@ class Conversation:
         internal_lines: bytes = INTERNAL_LINE,
         has_log: bool = True,
         failures: int = 60,
+        may_fail: bool = False,
     ) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore()
@@ -191,12 +206,15 @@ class Conversation:
             _request_id_prefix=b"f" * 20,
         )
         self._failures: list[dict[str, Any]] = []
+        self._alarm = None if may_fail else Alarm()
 
     def _throttle(self, address: str) -> Refusal | None:
         retry_after_s = self.failures.retry_after_s(address)
         return too_many_failures(retry_after_s) if retry_after_s else None
 
     async def __aenter__(self) -> Self:
+        if self._alarm is not None:
+            _LOGGER.addHandler(self._alarm)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self._failures.append(context))
         loop.create_connection = self.network.create_connection  # type: ignore[method-assign,assignment]
@@ -217,6 +235,8 @@ class Conversation:
             loop = asyncio.get_running_loop()
             del loop.create_connection
             loop.set_exception_handler(None)
+            if self._alarm is not None:
+                _LOGGER.removeHandler(self._alarm)
 
     # The client's side
 
@@ -329,6 +349,7 @@ class Conversation:
         assert not any(end.is_open for end in self.network.upstreams)
         assert self._pool_counts() == (0, 0, 0)
         assert not self._failures, [str(failure) for failure in self._failures]
+        assert self._alarm is None or not self._alarm.messages, self._alarm.messages
         assert KEY.encode() not in b"".join(self._lines)
         assert TOKEN.encode() not in b"".join(self._lines)
 

@@ -77,7 +77,7 @@ async def test_a_failure_inside_costs_the_connection_and_no_other(
     request_: bytes,
     answers: bool,
 ) -> None:
-    async with Conversation() as talk:
+    async with Conversation(may_fail=True) as talk:
         log, talk.plane.log = talk.plane.log, BrokenLog()
         client = await talk.ask(request_)
         if answers:
@@ -93,7 +93,7 @@ async def test_a_failure_inside_costs_the_connection_and_no_other(
 async def test_a_failure_in_a_decision_that_was_waited_for_costs_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with Conversation() as talk:
+    async with Conversation(may_fail=True) as talk:
         talk.store.gate = asyncio.get_running_loop().create_future()
         client = await talk.ask(b"GET /v1/chat HTTP/1.1\r\n%bx-api-key: wrong\r\n\r\n" % HOST)
         talk.plane.log, log = BrokenLog(), talk.plane.log
@@ -107,7 +107,7 @@ async def test_a_failure_in_a_decision_that_was_waited_for_costs_the_connection(
 async def test_a_failure_to_connect_that_nobody_foresaw_costs_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with Conversation() as talk:
+    async with Conversation(may_fail=True) as talk:
         talk.network.error = UnicodeError("label too long")
         client = await talk.ask(PUBLIC)
         assert client.end == "reset"
@@ -121,7 +121,7 @@ async def test_a_failure_to_connect_that_nobody_foresaw_costs_the_connection(
 @pytest.fixture
 async def gateway() -> AsyncIterator[tuple[Gateway, Conversation]]:
     """A gateway on a port of its own; what it connects to is in memory."""
-    async with Conversation() as talk:
+    async with Conversation(may_fail=True) as talk:
         gateway = Gateway(talk.plane, "127.0.0.1", 0)
         await gateway.start()
         yield gateway, talk
