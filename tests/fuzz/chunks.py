@@ -9,6 +9,7 @@ from tests.fuzz.cuts import cuts
 
 _HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HELD_BYTES = 4096
+_TRAILER_COUNT = 64
 
 Read = tuple[bytes, bytes, bool, list[tuple[bytes, bytes]]]
 
@@ -41,6 +42,7 @@ def check(raw: bytes) -> None:
     payload, rest, is_done, trailers = whole
     assert raw.endswith(rest)
     assert len(payload) < len(raw) or not raw
+    assert len(trailers) <= _TRAILER_COUNT
     if not is_done:
         assert rest == b""
         return

@@ -28,6 +28,8 @@ _OURS = frozenset(
     b" forwarded x-real-ip x-rewrite-url".split()
 )
 _OURS_BEGIN = (b"x-forwarded-", b"x-original-")
+# A message cannot do without them, whatever Connection says.
+_KEPT = frozenset((b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b""))
 _SPELLED = frozenset((b"host", b"content-length", b"cookie", b"origin"))
 _SESSION = re.compile(rb"(?:^|;)[ \t]*(?:__Host-|__Secure-)?better-auth\.session_token[ \t]*=")
 
@@ -176,13 +178,27 @@ def _persists(request: Request) -> bool:
     return b"close" not in options and (request.version == b"1.1" or b"keep-alive" in options)
 
 
+def _fold(name: bytes) -> bytes:
+    """Return what upstreams that speak CGI make of a name."""
+    return re.sub(rb"[^a-z0-9]", b"-", name.lower())
+
+
+def _named(lines: list[bytes]) -> set[bytes]:
+    """Return the fields that Connection takes away (RFC 9110 section 7.6.1)."""
+    pairs = [line.partition(b":") for line in lines]
+    values = [value for name, _, value in pairs if name.lower() == b"connection"]
+    return {_fold(option.strip(b" \t")) for value in values for option in value.split(b",")}
+
+
 def _check_forwarded(heard: Heard) -> None:
     sent = heard.raw.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    named = _named(sent) - _KEPT
     remaining = iter(sent)
     for line in heard.forwarded.split(b"\r\n"):
         name, _, value = line.partition(b":")
-        folded = re.sub(rb"[^a-z0-9]", b"-", name.lower())
+        folded = _fold(name)
         assert folded not in _OURS, line
+        assert folded not in named, line
         assert not folded.startswith(_OURS_BEGIN), line
         assert folded == name.lower() or folded not in _SPELLED, line
         if name.lower() == b"cookie":

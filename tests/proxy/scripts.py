@@ -194,6 +194,8 @@ class Play:
             assert self.received == whole
         assert self.client.end == end or (end == "over" and self.client.end in ("eof", "closed"))
         # One that was made for a request refused meanwhile is kept, and has carried nothing.
+        expected = sum(b"Expect: " in turn.asked for turn in self._turns)
+        assert self.client.received.count(CONTINUE) <= expected, "the upstream's own is passed on"
         used = [end for end in self.talk.network.upstreams if end.received]
         assert [(flat(end.received), end.end) for end in used] == self._connections()
         assert len(self.talk.log) == len(self._turns)

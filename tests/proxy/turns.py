@@ -180,7 +180,7 @@ def answered_early(number: int) -> Turn:
 
 
 def with_hints(number: int) -> Turn:
-    """Interim responses before the answer, one of which has a length that means nothing."""
+    """Interim responses before the answer: a 100 that is swallowed, and a length for nothing."""
     hints = (b"Link: </a>\r\n", b"Link: </b>\r\n")
     early = b"103 Early Hints"
     return Turn(
@@ -189,7 +189,8 @@ def with_hints(number: int) -> Turn:
         + answer(hints[1], status=early)
         + response(number, b"Content-Length: 1\r\n", body=b"x"),
         forwarded(number),
-        answer(hints[0], status=early)
+        answer(status=b"100 Continue")
+        + answer(hints[0], status=early)
         + answer(hints[1], b"Content-Length: 9\r\n", status=early)
         + answer(b"Content-Length: 1\r\n", body=b"x"),
     )
