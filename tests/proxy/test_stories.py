@@ -370,5 +370,6 @@ async def test_an_answer_is_passed_on_alike_however_its_bytes_are_cut(turn: Turn
 
 
 async def test_an_upgrade_to_anything_else_is_an_ordinary_request() -> None:
+    """CVE-2026-88008, GHSA-w4v4-9rw7-5326, golang/go#80416: `Upgrade: h2c` tunnelled past it."""
     h2c = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     await play_in_every_way(Script((request(ask(1, h2c), forwarded(1)), plain(2))))

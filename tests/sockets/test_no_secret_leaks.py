@@ -236,7 +236,7 @@ async def upstream() -> AsyncIterator[RecordingUpstream]:
         pytest.param("text", True, id="text-trusted"),
     ],
 )
-async def test_threat_39_no_secret_is_put_out(
+async def test_no_secret_is_put_out(
     world: World, upstream: RecordingUpstream, log_format: str, trusted: bool
 ) -> None:
     """BerriAI/litellm#18731, #39757, #34710, #31620, #7603, apache/apisix#13205.

@@ -41,7 +41,7 @@ COOKIE_NAMES = [f"{prefix}better-auth.session_token" for prefix in ("", "__Secur
 
 @pytest.mark.parametrize("name", ["x-api-key", "X-API-KEY", "x-ApI-kEy"])
 @pytest.mark.parametrize("header", ["x-api-key", "X-Studio-Token", "Authorization"])
-async def test_threat_40_a_key_is_restricted_whatever_carries_it(
+async def test_a_key_is_restricted_whatever_carries_it(
     world: World, name: str, header: str
 ) -> None:
     """GHSA-57q6-fvp4-pqmm: restrictions held only where the key came by `Authorization`."""
@@ -74,9 +74,7 @@ async def test_threat_40_a_key_is_restricted_whatever_carries_it(
 
 
 @pytest.mark.parametrize("name", COOKIE_NAMES)
-async def test_threat_40_a_session_is_restricted_whatever_carries_it(
-    world: World, name: str
-) -> None:
+async def test_a_session_is_restricted_whatever_carries_it(world: World, name: str) -> None:
     """GHSA-57q6-fvp4-pqmm: and so for each name that a session's cookie may have."""
     bob = world.database.add_user()
     world.database.add_member(bob, world.acme, role="admin,billing")
@@ -114,9 +112,7 @@ async def test_threat_40_a_session_is_restricted_whatever_carries_it(
         pytest.param([b"Cookie: session_token=TOKEN"], id="another-name"),
     ],
 )
-async def test_threat_40_nothing_else_carries_a_credential(
-    world: World, lines: list[bytes]
-) -> None:
+async def test_nothing_else_carries_a_credential(world: World, lines: list[bytes]) -> None:
     """GHSA-57q6-fvp4-pqmm: a carrier that is not documented is none, in the query as elsewhere."""
     key, token = world.key.raw.encode(), world.session.token.encode()
     sent = [line.replace(b"KEY", key).replace(b"TOKEN", token) for line in lines]
@@ -153,12 +149,12 @@ def plain_comparisons(source: str) -> Iterator[str]:
         ("token is None", 0),
     ],
 )
-def test_threat_45_a_plain_comparison_would_be_found(source: str, count: int) -> None:
+def test_a_plain_comparison_would_be_found(source: str, count: int) -> None:
     """ggml-org/llama.cpp#24825: the check below can fail."""
     assert len(set(plain_comparisons(source))) == min(count, 1)
 
 
-def test_threat_45_secrets_are_compared_in_constant_time() -> None:
+def test_secrets_are_compared_in_constant_time() -> None:
     """ggml-org/llama.cpp#24825, xorbitsai/inference#4734: plain `==` on secrets.
 
     A look-up of a key by its hash is fine: who measures it learns nothing of the key.
@@ -175,7 +171,7 @@ def test_threat_45_secrets_are_compared_in_constant_time() -> None:
 @pytest.mark.parametrize("guarded", COOKIE_NAMES[1:])
 @pytest.mark.parametrize("separator", [b"; ", b"\r\nCookie: "], ids=["one-line", "two-lines"])
 @pytest.mark.parametrize("plain_first", [True, False])
-async def test_threat_46_a_planted_cookie_does_not_shadow_the_guarded_one(
+async def test_a_planted_cookie_does_not_shadow_the_guarded_one(
     world: World, guarded: str, separator: bytes, plain_first: bool
 ) -> None:
     """better-auth/better-auth#9806: a sibling subdomain can plant the plain name."""
@@ -201,9 +197,7 @@ async def test_threat_46_a_planted_cookie_does_not_shadow_the_guarded_one(
         *(b"a=" + b"b" * 5000, b"$Version=1", b"__Host-=; __Secure-=", b"a=1," * 20),
     ],
 )
-async def test_threat_47_a_broken_cookie_hides_nothing_that_follows(
-    world: World, before: bytes
-) -> None:
+async def test_a_broken_cookie_hides_nothing_that_follows(world: World, before: bytes) -> None:
     """aio-libs/aiohttp#11632: a bad cookie before the session's logged people out."""
     cookie = world.cookie_line.removeprefix(b"Cookie: ")
     async with running(world.path) as run:

@@ -53,7 +53,7 @@ async def assert_nothing_is_believed(world: World, branch: Branch, names: list[b
 
 
 @with_and_without_a_key
-async def test_threat_01_case_variants_of_an_underscore_alias(world: World, branch: str) -> None:
+async def test_case_variants_of_an_underscore_alias(world: World, branch: str) -> None:
     """CVE-2025-64484, GHSA-vjrc-mh2v-45x6: WSGI-like upstreams merged `X_Forwarded_User`."""
     names = [b"x_organization_id", b"X-ORGANIZATION_ID", b"x-organization_id"]
     await assert_nothing_is_believed(world, BRANCHES[branch], names)
@@ -61,7 +61,7 @@ async def test_threat_01_case_variants_of_an_underscore_alias(world: World, bran
 
 @with_and_without_a_key
 @pytest.mark.parametrize("name", INJECTED)
-async def test_threat_02_every_mix_of_dashes_underscores_and_cases(
+async def test_every_mix_of_dashes_underscores_and_cases(
     world: World, branch: str, name: str
 ) -> None:
     """CVE-2026-39858, GHSA-5m6w-wvh7-57vm: underscore aliases of headers that were set."""
@@ -87,13 +87,13 @@ def one_letter_in_capitals(name: str) -> list[str]:
 
 
 @branches
-async def test_threat_03_every_separator_in_every_place(world: World, branch: Branch) -> None:
+async def test_every_separator_in_every_place(world: World, branch: Branch) -> None:
     """GHSA-x677-9fxg-v5c5: `X.Authenticated.User` maps to the same CGI variable."""
     await assert_nothing_is_believed(world, branch, ALIASES)
 
 
 @without_an_organization
-async def test_threat_04_a_header_that_we_do_not_set_this_time(world: World, branch: str) -> None:
+async def test_a_header_that_we_do_not_set_this_time(world: World, branch: str) -> None:
     """GHSA-7r4p-vjf4-gxv4: absent from the answer, the client's own copy stayed in place.
 
     Under its own name it selects an organization, which is refused; on a public route it is gone.
@@ -113,9 +113,7 @@ async def test_threat_04_a_header_that_we_do_not_set_this_time(world: World, bra
 
 
 @without_an_organization
-async def test_threat_05_a_variant_of_a_header_that_we_do_not_set(
-    world: World, branch: str
-) -> None:
+async def test_a_variant_of_a_header_that_we_do_not_set(world: World, branch: str) -> None:
     """GHSA-f59h-q822-g45g: the same, spelt with underscores."""
     names = [
         name for name in spellings("x-organization-id") if name.lower() != b"x-organization-id"
@@ -124,9 +122,7 @@ async def test_threat_05_a_variant_of_a_header_that_we_do_not_set(
 
 
 @branches
-async def test_threat_06_no_branch_leaves_the_clients_headers_in_place(
-    world: World, branch: Branch
-) -> None:
+async def test_no_branch_leaves_the_clients_headers_in_place(world: World, branch: Branch) -> None:
     """apache/apisix#13183, #13491, #13590, #13696: not cleared on the anonymous branch."""
     names = [
         name.encode() for name in INJECTED if name not in ("x-organization-id", "x-request-id")
@@ -135,7 +131,7 @@ async def test_threat_06_no_branch_leaves_the_clients_headers_in_place(
 
 
 @pytest.mark.parametrize("path", [b"/healthz", b"/readyz", b"/ready", b"/ping", b"/metrics"])
-async def test_threat_06_health_is_no_branch_of_its_own(world: World, path: bytes) -> None:
+async def test_health_is_no_branch_of_its_own(world: World, path: bytes) -> None:
     """apache/apisix#13183: nor is a path that health checks like to use."""
     spoofed = b"x-user-id: victim"
     async with running(world.path, routes=ROUTES) as run:
@@ -161,9 +157,7 @@ async def test_threat_06_health_is_no_branch_of_its_own(world: World, path: byte
     ],
 )
 @branches
-async def test_threat_07_connection_names_identity(
-    world: World, branch: Branch, named: bytes
-) -> None:
+async def test_connection_names_identity(world: World, branch: Branch, named: bytes) -> None:
     """CVE-2024-45410, GHSA-62c8-mh53-4cqv: `Connection` made a proxy drop its own headers."""
     connection = b"Connection: %b" % named
     lines = branch.lines(world)
@@ -179,9 +173,7 @@ async def test_threat_07_connection_names_identity(
     "named", [b"x-api-key", b"cookie, authorization", b"X_Api_Key", b"keep-alive, X-API-KEY, close"]
 )
 @branches
-async def test_threat_08_connection_names_credentials(
-    world: World, branch: Branch, named: bytes
-) -> None:
+async def test_connection_names_credentials(world: World, branch: Branch, named: bytes) -> None:
     """CVE-2022-31813, CVE-2021-32813, CVE-2025-48865: hop-by-hop names took the identity away."""
     connection = b"Connection: %b" % named
     secrets = (world.key.raw.encode(), world.session.token.encode())
@@ -202,7 +194,7 @@ async def test_threat_08_connection_names_credentials(
         pytest.param([b"Cookie: better-auth.session_token=a.b"], "Unauthorized", id="wrong-cookie"),
     ],
 )
-async def test_threat_08_nothing_gets_better_for_a_name_in_connection(
+async def test_nothing_gets_better_for_a_name_in_connection(
     world: World, lines: list[bytes], error: str
 ) -> None:
     """CVE-2022-31813: a credential that is no good stays so, whatever Connection names."""
@@ -232,7 +224,7 @@ async def test_threat_08_nothing_gets_better_for_a_name_in_connection(
         pytest.param(["KEY", "Cookie: NAME=bad"], None, id="good-key-bad-cookie"),
     ],
 )
-async def test_threat_09_several_values_are_one_decision(
+async def test_several_values_are_one_decision(
     world: World, lines: list[str], error: str | None
 ) -> None:
     """CVE-2021-32777: only the last of several values was looked at.
@@ -273,7 +265,7 @@ OF_THE_WAY = (b"x-forwarded", b"x-original", b"forwarded", b"x-real", b"x-rewrit
 
 @pytest.mark.parametrize("separator", [b"-", b"_", b".", b"~"])
 @branches
-async def test_threat_10_an_untrusted_peer_does_not_say_where_it_comes_from(
+async def test_an_untrusted_peer_does_not_say_where_it_comes_from(
     world: World, branch: Branch, separator: bytes
 ) -> None:
     """CVE-2026-35051, CVE-2026-54764, GHSA-3q9r-p662-5j8m, CVE-2024-52003: believed of anyone."""
@@ -323,7 +315,7 @@ methods = ["GET"]
     ],
 )
 @pytest.mark.parametrize("value", [b"/public", b"http://api.example.test/public", b"//public"])
-async def test_threat_11_no_header_chooses_the_path_that_is_judged(
+async def test_no_header_chooses_the_path_that_is_judged(
     world: World, name: bytes, value: bytes
 ) -> None:
     """CVE-2023-27487: a client set `x-envoy-original-path` and fooled the rules for paths."""
@@ -340,9 +332,7 @@ async def test_threat_11_no_header_chooses_the_path_that_is_judged(
     "name",
     [b"X-HTTP-Method-Override", b"X-HTTP-Method", b"X-Method-Override", b"X-Original-Method"],
 )
-async def test_threat_11_no_header_chooses_the_method_that_is_judged(
-    world: World, name: bytes
-) -> None:
+async def test_no_header_chooses_the_method_that_is_judged(world: World, name: bytes) -> None:
     """CVE-2023-27487: nor the method."""
     asks_for_get, asks_for_preflight = b"%b: GET" % name, b"%b: OPTIONS" % name
     cors = (b"Origin: https://studio.example.test", b"Access-Control-Request-Method: GET")

@@ -32,7 +32,7 @@ def is_compiled(module: ModuleType) -> bool:
     return (module.__file__ or "").endswith(suffixes)
 
 
-def test_threat_25_the_parsers_are_compiled() -> None:
+def test_the_parsers_are_compiled() -> None:
     """CVE-2023-47641, CVE-2023-47627: the lenient parser was the one in pure Python."""
     assert is_compiled(httptools.parser.parser)
     assert httptools.HttpRequestParser is httptools.parser.parser.HttpRequestParser
@@ -129,7 +129,7 @@ HEADS = {
 @pytest.mark.parametrize("step", [1, 1000000])
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("raw", [pytest.param(raw, id=name) for name, raw in HEADS.items()])
-async def test_threat_25_an_ambiguous_head_is_refused_and_closed(
+async def test_an_ambiguous_head_is_refused_and_closed(
     world: World, raw: bytes, first: bool, step: int
 ) -> None:
     """CVE-2023-47641, CVE-2023-47627: CL and TE, odd lengths, misspelt codings, odd spaces."""
@@ -186,7 +186,7 @@ CHUNKS = {
     [pytest.param(raw, id=name) for name, raw in CHUNKS.items() if len(raw) < 1000]
     + [pytest.param(CHUNKS[name][:9000], id=name) for name in ("extension-without-end",)],
 )
-async def test_threat_26_a_line_of_the_chunked_framing_ends_in_crlf_and_says_one_thing(
+async def test_a_line_of_the_chunked_framing_ends_in_crlf_and_says_one_thing(
     world: World, raw: bytes, step: int
 ) -> None:
     """CVE-2024-52304: a bare LF in a chunk extension ended it for one side alone."""
@@ -213,9 +213,7 @@ HOSTS = {
 
 @pytest.mark.parametrize("lines", [pytest.param(lines, id=name) for name, lines in HOSTS.items()])
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_threat_27_a_request_has_one_host(
-    world: World, lines: list[bytes], version: str
-) -> None:
+async def test_a_request_has_one_host(world: World, lines: list[bytes], version: str) -> None:
     """CVE-2026-34525: two Host headers were accepted."""
     async with running(world.path, routes=ROUTES) as run:
         await assert_only_a_refusal(run, request(b"GET /", *lines, host=None, version=version))
@@ -237,7 +235,7 @@ async def test_threat_27_a_request_has_one_host(
         ),
     ],
 )
-async def test_threat_27_the_target_names_the_same_host(world: World, target: bytes) -> None:
+async def test_the_target_names_the_same_host(world: World, target: bytes) -> None:
     """CVE-2026-34525: or one beside the target's own."""
     async with running(world.path, routes=ROUTES) as run:
         await assert_only_a_refusal(run, request(b"GET " + target))
@@ -252,7 +250,7 @@ async def test_threat_27_the_target_names_the_same_host(world: World, target: by
         pytest.param([b"x-a: " + b"1" * 5000], id="one-large"),
     ],
 )
-async def test_threat_28_trailers_are_bounded(world: World, trailers: list[bytes]) -> None:
+async def test_trailers_are_bounded(world: World, trailers: list[bytes]) -> None:
     """CVE-2026-22815: no limit stood over trailers."""
     async with running(world.path, routes=ROUTES) as run:
         client = await run.connect()
@@ -262,7 +260,7 @@ async def test_threat_28_trailers_are_bounded(world: World, trailers: list[bytes
         assert run.upstream.requests == []
 
 
-async def test_threat_28_a_trailer_is_no_header(world: World) -> None:
+async def test_a_trailer_is_no_header(world: World) -> None:
     """CVE-2026-22815: nor does a trailer say what only a head may, or what only we may."""
     async with running(world.path) as run:
         raw = request(b"POST /v1/chat", CHUNKED) + b"0\r\n%b\r\n\r\n" % world.key_line
@@ -351,7 +349,7 @@ def answering(raw: bytes) -> ScriptedUpstream:
 
 
 @pytest.mark.parametrize("raw", [pytest.param(raw, id=name) for name, raw in EVIL.items()])
-async def test_threat_29_a_hostile_response_becomes_a_502(world: World, raw: bytes) -> None:
+async def test_a_hostile_response_becomes_a_502(world: World, raw: bytes) -> None:
     """CVE-2026-69244, CVE-2026-34520, GHSA-mwh4-6h8g-pg8w: control characters, split reasons."""
     async with running(world.path, routes=ROUTES, upstreams={"chat": answering(raw)}) as run:
         client = await run.connect()
@@ -378,7 +376,7 @@ BROKEN_OFF = {
 
 @pytest.mark.parametrize("raw", [pytest.param(raw, id=name) for name, raw in BROKEN_OFF.items()])
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_threat_29_a_response_that_breaks_off_does_not_look_whole(
+async def test_a_response_that_breaks_off_does_not_look_whole(
     world: World, raw: bytes, version: str
 ) -> None:
     """CVE-2026-69244: what the client got of it ends without an end."""
@@ -395,7 +393,7 @@ async def test_threat_29_a_response_that_breaks_off_does_not_look_whole(
             assert not body.endswith(b"0\r\n\r\n")
 
 
-async def test_threat_29_what_follows_a_response_reaches_nobody(world: World) -> None:
+async def test_what_follows_a_response_reaches_nobody(world: World) -> None:
     """GHSA-mwh4-6h8g-pg8w: a second answer on the connection is not the next client's."""
     poison = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     upstream = RecordingUpstream(OK + poison)
@@ -407,7 +405,7 @@ async def test_threat_29_what_follows_a_response_reaches_nobody(world: World) ->
         assert upstream.connections == 6
 
 
-async def test_threat_31_a_redirect_is_the_clients_to_follow(world: World) -> None:
+async def test_a_redirect_is_the_clients_to_follow(world: World) -> None:
     """GHSA-966j-vmvw-g2g9: cookies and credentials were sent on to another origin."""
     elsewhere = RecordingUpstream()
     await elsewhere.start()
@@ -431,7 +429,7 @@ async def test_threat_31_a_redirect_is_the_clients_to_follow(world: World) -> No
 
 
 @pytest.mark.parametrize("denied", [True, False])
-async def test_threat_30_a_compressed_body_is_nobodys_to_unpack(world: World, denied: bool) -> None:
+async def test_a_compressed_body_is_nobodys_to_unpack(world: World, denied: bool) -> None:
     """GHSA-g3cq-j2xw-wf74: a compressed body left unread escaped the limit of its size."""
     bomb = gzip.compress(b"\0" * 16_000_000)
     lines = (b"Content-Encoding: gzip", b"Content-Type: application/json")
