@@ -244,12 +244,12 @@ ADVISORIES = (
             "test_a_session_is_restricted_whatever_carries_it",
             "test_nothing_else_carries_a_credential",
         ),
+    ),
+    (
+        ("CVE-2024-45806",),
         (
-            ("CVE-2024-45806",),
-            (
-                "test_a_private_address_is_not_trusted_for_being_private",
-                "test_nor_is_this_machine",
-            ),
+            "test_a_private_address_is_not_trusted_for_being_private",
+            "test_nor_is_this_machine",
         ),
     ),
     (

@@ -6,6 +6,8 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -133,13 +135,10 @@ def test_the_readme_tells_of_every_identity_header() -> None:
     assert [cells[0].strip("`") for cells in table][: len(sent)] == sent
 
 
-REMOVED = ("removed", "removed (RFC 9110, 7.6.1)")
-
-
 def test_fields_that_are_said_to_be_removed_are() -> None:
     fields = RequestFields("x-api-key", lambda line: line)
     table = rows(section("docs/http.md", "Fields of a request"))
-    said = [name for cells in table if cells[1] in REMOVED for name in CODE.findall(cells[0])]
+    said = [name for cells in table if cells[1] == "removed" for name in CODE.findall(cells[0])]
     assert len(said) > 10
     assert {name: fields.kind(name.encode()) for name in said} == dict.fromkeys(said, Kind.REMOVED)
 
@@ -149,6 +148,66 @@ def test_every_field_that_means_something_has_its_row() -> None:
     table = rows(section("docs/http.md", "Fields of a request"))
     said = {name for cells in table for name in CODE.findall(cells[0])}
     assert set(Kind) - {Kind.OTHER} <= {fields.kind(name.encode()) for name in said}
+
+
+# HTTP: each line has its section and its test
+
+TEST = re.compile(r"\[([^\]]+)\]\[([a-z0-9-]+)\]")
+DEFINED = re.compile(r"^\[([a-z0-9-]+)\]: (\S+)$", re.MULTILINE)
+RFC = re.compile(r"\d{4}, \d+(?:\.\d+)*(?:, (?:\d{4}, )?\d+(?:\.\d+)*)*")
+
+
+def lines_of_http() -> list[list[str]]:
+    """Return the rows of all tables that name tests."""
+    page = re.split(r"^## ", PAGES["docs/http.md"], flags=re.MULTILINE)
+    return [row for part in page if "| test |" in part for row in rows(part)]
+
+
+@pytest.fixture(scope="module")
+def collected() -> dict[str, set[str]]:
+    """Return the tests and their cases in each file that the page on HTTP refers to."""
+    files = {target.removeprefix("../") for _, target in DEFINED.findall(PAGES["docs/http.md"])}
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-cov", *sorted(files)]
+    said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found: dict[str, set[str]] = {file: set() for file in files}
+    for line in said.splitlines():
+        file, _, test = line.partition("::")
+        if file in found:
+            name, _, case = test.rpartition("::")[2].partition("[")
+            found[file].add(name.removeprefix("test_").replace("_", " "))
+            # A case may stand among others: `[1-1.0-keep-alive]`.
+            parts = case.removesuffix("]").split("-")
+            found[file].update(
+                "-".join(parts[start:end])
+                for start in range(len(parts))
+                for end in range(start + 1, len(parts) + 1)
+            )
+    return found
+
+
+def test_every_line_on_http_has_its_section_and_a_test_that_is_there(
+    collected: dict[str, set[str]],
+) -> None:
+    files = dict(DEFINED.findall(PAGES["docs/http.md"]))
+    lines = lines_of_http()
+    assert len(lines) > 100
+    for *cells, tests in lines:
+        named = TEST.findall(tests)
+        assert named, cells
+        for name, file in named:
+            assert name in collected[files[file].removeprefix("../")], name
+
+
+def test_every_line_on_http_has_the_section_that_gives_the_right_to_it() -> None:
+    page = re.split(r"^## ", PAGES["docs/http.md"], flags=re.MULTILINE)
+    sections = [row[-2] for part in page if "| RFC | test |" in part for row in rows(part)]
+    assert len(sections) > 90
+    assert [each for each in sections if not RFC.fullmatch(each)] == []
+
+
+def test_every_file_that_the_page_on_http_refers_to_is_used() -> None:
+    used = {file for *_, tests in lines_of_http() for _, file in TEST.findall(tests)}
+    assert used == {name for name, _ in DEFINED.findall(PAGES["docs/http.md"])}
 
 
 # Bounds

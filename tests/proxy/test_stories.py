@@ -152,6 +152,11 @@ REQUESTS = {
         forwarded(1, b"content-length: 5\r\nA: b\r\n", method=b"PUT", body=b"hello"),
         log={"bytes_in": 5},
     ),
+    "body-with-get": request(
+        ask(1, b"Content-Length: 2\r\n", body=b"ab"),
+        forwarded(1, b"Content-Length: 2\r\n", body=b"ab"),
+        log={"method": "GET", "bytes_in": 2},
+    ),
     "length-of-nothing": posted(EMPTY, body=b"", line=EMPTY, sent=b"", log={"bytes_in": 0}),
     "chunked": posted(
         b"transfer-encoding: Chunked\r\nA: b\r\n",
