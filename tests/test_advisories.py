@@ -153,6 +153,10 @@ ADVISORIES = (
         ("test_an_undeclared_path_is_not_open",),
     ),
     (
+        ("CVE-2026-69243", "GHSA-mfx4-hv73-q22v"),
+        ("test_without_a_101_nothing_behind_the_request_is_read",),
+    ),
+    (
         (
             "CVE-2026-88008",
             "GHSA-w4v4-9rw7-5326",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ANSWER = b"\n--8<--\n"
 """Stands before each answer of the upstream's, behind what the client sends."""
 _MOST_ANSWERS = 8
+_SWITCHED = 101
 
 _RUNNER = asyncio.Runner()
 
@@ -105,6 +106,10 @@ def _check_request(request: Request) -> None:
     assert len(request.values(b"x-request-id")) == 1
     assert request.values(b"x-forwarded-host") == request.values(b"host")
     names = {name for name, _ in request.fields}
+    if request.values(b"upgrade"):
+        assert (request.method, request.values(b"upgrade")) == (b"GET", [b"websocket"])
+        assert request.values(b"connection") == [b"Upgrade"]
+        names -= {b"connection", b"upgrade"}
     assert not names & _NEVER_TOLD, names
     assert not any(SESSION.search(value) for value in request.values(b"cookie"))
 
@@ -116,6 +121,8 @@ def _check_responses(
 
     Returns the status of each with its body, if that is the upstream's.
     """
+    if any(line["status"] == _SWITCHED for line in talk.log):
+        return [(_SWITCHED, received)]
     # A refusal of what is no request has no method; its response has a body.
     methods = [(line["method"] or "GET").encode() for line in talk.log]
     responses, rest = read_responses(received, methods, ended=ended)

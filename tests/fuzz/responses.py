@@ -90,6 +90,8 @@ class Asker:
 
     def _on_head(self, head: ResponseHead) -> None:
         answer = self.answer
+        if head.status == 101:
+            raise UpstreamFault("nobody asked for an upgrade")
         if head.status < 200:
             answer.interim.append((head.status, head.fields))
             if len(answer.interim) > _MOST_INTERIM:

@@ -63,6 +63,12 @@ class Turn:
     """Some fields of its line in the access log."""
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again where a kept connection died under it (RFC 9110 9.2.2)."""
+        has_body = b"Content-Length: " in self.asked or _CHUNKED in self.asked
+        return self.asked.split(b" ")[0] in (b"GET", b"HEAD", b"DELETE") and not has_body
+
+    @property
     def is_last(self) -> bool:
         """Whether the client's connection ends with it."""
         return self.end != "open"
@@ -142,6 +148,8 @@ class Play:
         self._cut = cut
         self._requests = [turn.forwarded or b"" for turn in self._turns]
         """What may be forwarded of each turn; less, once its answer came early."""
+        self._repeated: dict[int, str] = {}
+        """Turns whose request was sent again, and how the connection ended that it died on."""
         self._turn = 0
         self._answered = 0
         """How many bytes of this turn's answer were sent."""
@@ -178,7 +186,7 @@ class Play:
         self._skip_refused()
         got = b"".join(self.forwarded)
         # The next request waits for the answer to this one.
-        may = b"".join(self._requests[: self._turn + 1])
+        may = b"".join(self._carried(number) for number in range(self._turn + 1))
         assert may.startswith(got), (may, got)
         whole = b"".join(turn.response for turn in self._turns)
         assert whole.startswith(self.received), (whole, self.received)
@@ -216,7 +224,12 @@ class Play:
         if self._turn < len(self._turns):
             turn = self._turns[self._turn]
             upstream = self.talk.upstream
+            is_reused = len(flat(upstream.received)) > self._got()
             leave(upstream)
+            if is_reused and turn.is_repeatable and not self._answered:
+                self._repeated[self._turn] = "reset" if upstream.end == "reset" else "closed"
+                await self.go_on()
+                return
             broken = _broken(turn, self._answered, is_reset=upstream.end == "reset")
             kept = self._turns[self._turn + 1 :] if broken.end == "open" else ()
             self._turns = (*self._turns[: self._turn], broken, *kept)
@@ -228,7 +241,9 @@ class Play:
     def _connections(self) -> list[tuple[bytes, str]]:
         """Return what each connection to the upstream has to have carried, and how it ended."""
         connections: list[tuple[bytes, str]] = []
-        for turn, request in zip(self._turns, self._requests, strict=True):
+        for number, (turn, request) in enumerate(zip(self._turns, self._requests, strict=True)):
+            if number in self._repeated:
+                connections.append((connections.pop()[0] + request, self._repeated[number]))
             if request:
                 is_whole = request == turn.forwarded and not turn.is_broken_off
                 end = turn.upstream_end if is_whole else "closed"
@@ -273,7 +288,16 @@ class Play:
 
     def _got(self) -> int:
         """Return how many bytes of this turn's request have been forwarded, flat."""
-        return len(b"".join(self.forwarded)) - sum(map(len, self._requests[: self._turn]))
+        before = sum(len(self._carried(number)) for number in range(self._turn))
+        if self._turn in self._repeated:
+            before += len(self._requests[self._turn])
+        return len(b"".join(self.forwarded)) - before
+
+    def _carried(self, number: int) -> bytes:
+        """Return what may be forwarded of a turn; nothing of turns that there are not."""
+        if number == len(self._turns):
+            return b""
+        return self._requests[number] * (2 if number in self._repeated else 1)
 
     def _skip_refused(self) -> None:
         """Pass over the turns that have been refused by now."""

@@ -96,6 +96,7 @@ async def test_wherever_the_bytes_are_cut_they_are_the_same(talk: Conversation) 
 
 
 async def test_what_is_sent_ahead_waits_for_the_101(talk: Conversation) -> None:
+    """RFC 9931: bytes sent ahead of an upgrade that may yet be refused."""
     client = await talk.ask(ask(BY_KEY) + FRAME)
     client.send(FRAME)
     await talk.settle()
@@ -121,6 +122,7 @@ async def test_what_is_sent_ahead_is_held_within_bounds(talk: Conversation) -> N
 async def test_without_a_101_nothing_behind_the_request_is_read(
     talk: Conversation, answer: bytes
 ) -> None:
+    """CVE-2026-69243, GHSA-mfx4-hv73-q22v: what followed a failed upgrade was read as a request."""
     client = await talk.ask(ask(BY_KEY) + ask(BY_KEY, path=b"/v1/chat/smuggled"))
     talk.upstream.send(answer)
     await talk.settle()
