@@ -1,8 +1,13 @@
-"""`python -m tests.fuzz`: feeds every oracle for a while, and keeps what is worth it."""
+"""`python -m tests.fuzz`: feeds every oracle for a while, and keeps what is worth it.
+
+What breaks an oracle is written beside the log of its run. Once the fault is mended, it belongs
+into the corpus under a name that says what it is.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +29,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", action="store_true", help="add to the corpus what reaches code that it does not"
     )
-    parser.add_argument("oracles", nargs="*", metavar="ORACLE", help=", ".join(ORACLES))
+    parser.add_argument(
+        "oracles", nargs="*", metavar="ORACLE", help=f"{', '.join(ORACLES)} (default: all)"
+    )
     arguments = parser.parse_args()
     names = arguments.oracles or list(ORACLES)
     if unknown := set(names) - set(ORACLES):
@@ -34,16 +41,14 @@ def main() -> int:
     if arguments.keep:
         for name in names:
             _keep(name)
-    for name in broken:
-        print(f"{name}: broken by {_WORK / name}-*", file=sys.stderr)
     return 1 if broken else 0
 
 
 def _feed(name: str, seconds: int) -> bool:
-    """Feed one oracle; returns whether it held."""
+    """Feed one oracle and tell how it went; returns whether it held."""
     found = _WORK / name
     found.mkdir(parents=True, exist_ok=True)
-    return _run(
+    holds = _run(
         name,
         *_OPTIONS,
         f"-max_total_time={seconds}",
@@ -52,6 +57,13 @@ def _feed(name: str, seconds: int) -> bool:
         str(found),
         str(CORPUS / name),
     )
+    log = _log(name).read_text(encoding="utf-8", errors="replace")
+    fed = re.findall(r"^stat::number_of_executed_units: (\d+)$", log, re.MULTILINE)
+    print(f"{name}: {'holds' if holds else 'BROKEN'} after {fed[-1] if fed else 'no'} inputs")
+    if not holds:
+        told = re.search(r"=== Uncaught Python exception: ===\n.*?(?=\n\n==)", log, re.DOTALL)
+        print(told[0] if told is not None else log[-2000:], f"see {_WORK / name}-*", sep="\n")
+    return holds
 
 
 def _keep(name: str) -> None:
@@ -59,13 +71,19 @@ def _keep(name: str) -> None:
     with tempfile.TemporaryDirectory() as merged:
         for path in (CORPUS / name).iterdir():
             shutil.copy(path, merged)
-        if _run(name, "-merge=1", merged, str(_WORK / name)):
+        # Code that is reached, and not how often it is: that would keep much of the same.
+        if _run(name, "-merge=1", "-use_counters=0", merged, str(_WORK / name)):
             shutil.copytree(merged, CORPUS / name, dirs_exist_ok=True)
 
 
 def _run(name: str, *options: str) -> bool:
     argv = [sys.executable, "-m", "tests.fuzz.engine", name, *options]
-    return subprocess.run(argv, check=False).returncode == 0
+    with _log(name).open("wb") as log:
+        return subprocess.run(argv, check=False, stdout=log, stderr=log).returncode == 0
+
+
+def _log(name: str) -> Path:
+    return _WORK / f"{name}.log"
 
 
 if __name__ == "__main__":
