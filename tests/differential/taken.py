@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sidecar.identity import Demand
 from sidecar.routes import Route
 from tests.differential.strict import read_requests
+from tests.fuzz.requests import LIMITS
 from tests.proxy.conversation import OK, Conversation
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Taken:
 
 async def take(raw: bytes) -> Taken:
     """Send *raw* through a data plane whose one route is public and answers everything."""
-    async with Conversation(routes=_EVERYTHING) as talk:
+    async with Conversation(routes=_EVERYTHING, head_limits=LIMITS) as talk:
         client = talk.connect()
         client.send(raw)
         await talk.settle()

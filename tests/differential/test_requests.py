@@ -20,6 +20,7 @@ from tests.differential.known import is_beyond_h11
 from tests.differential.strict import Unreadable, read_requests
 from tests.differential.taken import take
 from tests.fuzz.made_up import changed, corpus
+from tests.fuzz.requests import listen
 
 if TYPE_CHECKING:
     from tests.differential.nginx import Nginx
@@ -93,7 +94,8 @@ def check_reading(taken: Taken, theirs: list[Meaning], *, may_refuse: bool) -> N
 async def check(nginx: Nginx, raw: bytes) -> Taken:
     """Check what *raw* is to all readers, and what is made of it to the upstream's."""
     taken = await take(raw)
-    trailers = [trailer for each in taken.requests for trailer in each.trailers]
+    # Those that are dropped on the way, too.
+    trailers = [trailer for each in listen([raw]).heard for trailer in each.trailers]
     check_reading(
         taken,
         by_h11(raw),

@@ -20,9 +20,6 @@ from tests.proxy.memory_transport import FarEnd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 HOST = b"Host: api.test\r\n"
 SMUGGLED = b"GET /public/smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n"
 """Stands in bodies alone; an upstream that sees it as a request was lied to."""
