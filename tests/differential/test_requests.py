@@ -72,13 +72,16 @@ async def by_nginx(nginx: Nginx, raw: bytes) -> list[Meaning]:
     return [Meaning(each.method, each.target, each.host, each.body) for each in understood]
 
 
-# nginx takes no tab around these values, where RFC 9110 section 5.6.3 has one; h11 no empty line
-# before a request, where RFC 9112 section 2.2 has one.
-_TAB = re.compile(
-    rb"^(?:host|content-length|transfer-encoding):(?: *\t|[^\r\n]*\t *\r)",
+# nginx takes no tab around these values, where RFC 9110 section 5.6.3 has one, and closes after any
+# Connection with "close" somewhere in it, where RFC 9110 section 7.6.1 has an option of that name.
+_NOT_FOR_NGINX = re.compile(
+    rb"^(?:(?:host|content-length|transfer-encoding):(?: *\t|[^\r\n]*\t *\r)"
+    rb"|connection:[^\r\n]*close)",
     re.IGNORECASE | re.MULTILINE,
 )
-_EMPTY_LINE = re.compile(rb"(?:^|\r\n)[\r\n]+[A-Z]")
+# h11 takes no empty line before a request, where RFC 9112 section 2.2 has one, and nothing behind
+# one of HTTP/1.0, which may ask for more (RFC 9112 appendix C.2.2).
+_NOT_FOR_H11 = re.compile(rb"(?:^|\r\n)[\r\n]+[A-Z]| HTTP/1\.0\r\n")
 
 
 def check_reading(taken: Taken, theirs: list[Meaning], *, may_refuse: bool) -> None:
@@ -99,13 +102,13 @@ async def check(nginx: Nginx, raw: bytes) -> Taken:
     check_reading(
         taken,
         by_h11(raw),
-        may_refuse=is_beyond_h11(raw, trailers) or bool(_EMPTY_LINE.search(raw)),
+        may_refuse=is_beyond_h11(raw, trailers) or bool(_NOT_FOR_H11.search(raw)),
     )
-    check_reading(taken, await by_nginx(nginx, raw), may_refuse=bool(_TAB.search(raw)))
+    check_reading(taken, await by_nginx(nginx, raw), may_refuse=bool(_NOT_FOR_NGINX.search(raw)))
     seen = []
     for carried in taken.forwarded:
         seen += await nginx.read(carried)
-    if not _TAB.search(b"".join(taken.forwarded)):
+    if not _NOT_FOR_NGINX.search(b"".join(taken.forwarded)):
         assert [Meaning(each.method, each.target, each.host, each.body) for each in seen] == (
             meanings(taken.requests)
         )
@@ -134,6 +137,7 @@ def test_what_is_made_up_and_taken_others_take_with_the_same_meaning(
 STRICTER = {
     "bad_host-*": "RFC 9110 section 7.2, RFC 9112 section 3.2: exactly one Host, and a valid one",
     "bad_method-connect*": "RFC 9110 section 9.3.6: this is no tunnel",
+    "bad_method-trace": "RFC 9110 section 9.3.8: it would tell what the upstream alone is told",
     "bad_target-asterisk": "RFC 9112 section 3.2.4: it belongs to no route",
     "bad_target-authority": "RFC 9112 section 3.2.3: for CONNECT alone",
     "bad_target-another-scheme": "RFC 9110 section 4.2: http and https alone",
