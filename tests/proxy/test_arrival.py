@@ -351,7 +351,7 @@ async def test_what_goes_before_the_first_request_has_its_time(
 async def test_a_fault_of_our_own_costs_one_connection(
     certificate: Certificate, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Conversation(trusted=TRUSTED) as talk:
+    async with Conversation(trusted=TRUSTED, may_fail=True) as talk:
         never_loaded = Certificate(KeyPair(Path("no"), Path("no")), ManualClock())
         broken = arrive(talk, TLS, never_loaded)
         broken.send(b"\x16\x03\x01")
