@@ -641,6 +641,10 @@ class Exchange:
         """Whether the upstream has to read before it is sent more."""
         return self._upstream_full
 
+    def on_no_transfer(self, error: OSError) -> None:
+        """Say why a long body passes through the process after all."""
+        self._plane.alarms.warn("a long body passes through the process: %s", error)
+
     def on_transfer_over(self) -> None:
         """Go on as before."""
         self._transfer = None

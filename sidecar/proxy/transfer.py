@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from sidecar.proxy.bodies import LengthReader
     from sidecar.proxy.exchange import Client, Exchange
     from sidecar.proxy.upstream import UpstreamConnection
-
-_logger = logging.getLogger(__name__)
 
 
 class Transfer(ABC):
@@ -72,7 +69,7 @@ class Transfer(ABC):
                 self._splice = Splice(source, sink, self._body.remaining, self)
                 return
         except OSError as error:
-            _logger.warning("a long body passes through the process: %s", error)
+            self._exchange.on_no_transfer(error)
         self._exchange.on_transfer_over()
         self._resume()
 
