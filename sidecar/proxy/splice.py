@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import struct
+import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,8 +41,8 @@ class SpliceOwner(Protocol):
     def on_splice_waits(self, *, waits: bool) -> None:
         """The sink has no room, or has some again."""
 
-    def on_splice_done(self) -> None:
-        """All have left."""
+    def on_splice_done(self, *, followed: bool) -> None:
+        """All have left; *followed* by bytes that the source has sent already, or by none."""
 
     def on_splice_source_gone(self) -> None:
         """No more will come, though not all has."""
@@ -152,8 +154,9 @@ class Splice:
             self._held -= given
             self._owner.on_splice_given(given)
         if not self._left:
+            followed = _has_bytes(self._source)
             self.close()
-            self._owner.on_splice_done()
+            self._owner.on_splice_done(followed=followed)
         elif self._is_waiting:
             self._is_waiting = False
             self._loop.remove_writer(self._sink)
@@ -167,3 +170,9 @@ class Splice:
             self._loop.remove_reader(self._source)
             self._loop.add_writer(self._sink, self._give)
             self._owner.on_splice_waits(waits=True)
+
+
+def _has_bytes(descriptor: int) -> bool:
+    """Tell whether a socket has bytes to be read."""
+    (count,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+    return bool(count)

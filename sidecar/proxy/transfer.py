@@ -92,7 +92,7 @@ class Transfer(ABC):
         """Know whose turn it is."""
 
     @abstractmethod
-    def on_splice_done(self) -> None:
+    def on_splice_done(self, *, followed: bool) -> None:
         """Go on behind the body."""
 
     @abstractmethod
@@ -124,10 +124,13 @@ class Download(Transfer):
     def on_splice_waits(self, *, waits: bool) -> None:
         """Wait: a slow reader has the time of a slow upstream."""
 
-    def on_splice_done(self) -> None:
+    def on_splice_done(self, *, followed: bool) -> None:
         """End the response."""
         self._over()
         self._body.done = True
+        if followed:
+            # More than was asked for: what it is cannot be told, and nobody may get it.
+            self._connection.keep_alive = False
         self._connection.on_body_spliced()
 
     def on_splice_source_gone(self) -> None:
@@ -163,7 +166,7 @@ class Upload(Transfer):
         """Tell whose turn it is."""
         self._exchange.on_upload_waits(waits=waits)
 
-    def on_splice_done(self) -> None:
+    def on_splice_done(self, *, followed: bool) -> None:
         """Wait for the response."""
         self._over()
         self._body.done = True

@@ -131,6 +131,23 @@ async def test_requests_behind_a_download_are_answered_after_it(world: World) ->
         assert [(await client.receive()).body for _ in range(2)] == [b"{}", b"{}"]
 
 
+async def test_what_an_upstream_sends_behind_a_download_is_nobodys(world: World) -> None:
+    extra = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nextra"
+
+    async def more(got: Received, _: StreamReader, writer: StreamWriter) -> None:
+        writer.write(HEAD + BODY + extra if b"file" in got.request_line else OK)
+
+    async with serving(world, more) as site:
+        client = await site.connect()
+        for _ in range(5):
+            await client.send(GET)
+            await client.receive_head()
+            begun = await client.read_exactly(MIB)
+            await client.send(request(b"GET /public/small"))
+            assert begun + await client.read_exactly(SIZE - MIB) == BODY
+            assert (await client.receive()).body == b"{}"
+
+
 async def test_a_slow_reader_gets_it_whole(world: World, spliced: Spliced) -> None:
     async with serving(world, give) as site:
         client = await site.connect()
