@@ -24,20 +24,26 @@ from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.writer import BatchWriter
 from sidecar.proxy import descriptors
 from sidecar.proxy.certificates import Certificate
+from sidecar.proxy.checks import Check
+from sidecar.proxy.cluster import Cluster
+from sidecar.proxy.discovery import SystemResolver
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
 from sidecar.proxy.gateway import Gateway
+from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane, Timeouts
-from sidecar.proxy.pool import Pool
 from sidecar.proxy.request import HeadLimits
 from sidecar.proxy.splice import Splice
 from sidecar.routes import Route, RouteTable
+from sidecar.settings import UnixURL
+from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from sidecar import settings as config
+    from sidecar.proxy.discovery import Resolver
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
@@ -61,6 +67,7 @@ class Sidecar:
         settings: config.Settings,
         *,
         clock: Clock | None = None,
+        resolver: Resolver | None = None,
         log_descriptor: int = _STDOUT,
     ) -> None:
         self._settings = settings
@@ -72,7 +79,12 @@ class Sidecar:
         failures = FailureLimiter(failed.requests, failed.window, self._clock)
         self._authenticator = _authenticator(settings, self._store, failures, self._clock)
         self._plane = _plane(
-            settings, self._authenticator, failures, self._access_log(), self._clock
+            settings,
+            self._authenticator,
+            failures,
+            self._access_log(),
+            clock=self._clock,
+            resolver=resolver or SystemResolver(),
         )
         self._certificate = _certificate(settings, self._clock)
         self._gateway = Gateway(
@@ -121,6 +133,7 @@ class Sidecar:
             _LOG.error("the store does not answer; trying on: %s", error)
             self._opener = asyncio.create_task(self._keep_asking(str(error)), name="store-opener")
         listen, admin = self._settings.listen, self._settings.admin
+        await self._plane.start()
         try:
             await _start_listener(self._gateway, "listen", listen.host, listen.port)
             await _start_listener(self._admin, "admin", admin.host, admin.port)
@@ -271,10 +284,15 @@ def _plane(
     authenticator: Authenticator,
     failures: FailureLimiter,
     log: AccessLog | None,
+    *,
     clock: Clock,
+    resolver: Resolver,
 ) -> Plane:
     listen, limits = settings.listen, settings.limits
     token = settings.identity.internal_token
+    internal_lines = (
+        b"" if token is None else b"x-internal-token: %b\r\n" % token.get_secret_value().encode()
+    )
     cookies = SessionCookies(settings.session.cookie_prefix, settings.session.cookie_name)
     return Plane(
         routes=RouteTable(_route(route, listen.limits.body) for route in settings.routes),
@@ -287,7 +305,10 @@ def _plane(
             entries=settings.store.cache.entries,
         ),
         failures=failures,
-        pools={name: _pool(name, up, clock) for name, up in settings.upstreams.items()},
+        clusters={
+            name: _cluster(name, upstream, internal_lines, clock, resolver)
+            for name, upstream in settings.upstreams.items()
+        },
         fields=RequestFields(settings.api_key.header, cookies.strip),
         head_limits=HeadLimits(
             listen.limits.target, listen.limits.headers, listen.limits.header_count
@@ -297,9 +318,7 @@ def _plane(
         max_requests=listen.max_requests,
         trusted=TrustedProxies(listen.trusted_proxies),
         trusted_origins=frozenset(origin.encode() for origin in settings.session.trusted_origins),
-        internal_lines=b""
-        if token is None
-        else b"x-internal-token: %b\r\n" % token.get_secret_value().encode(),
+        internal_lines=internal_lines,
         log=log,
         clock=clock,
     )
@@ -341,17 +360,47 @@ def _route(route: config.Route, body_bytes: int) -> Route:
     )
 
 
-def _pool(name: str, upstream: config.Upstream, clock: Clock) -> Pool:
-    (url,) = upstream.urls
-    return Pool(
+def _cluster(
+    name: str,
+    upstream: config.Upstream,
+    internal_lines: bytes,
+    clock: Clock,
+    resolver: Resolver,
+) -> Cluster:
+    health = upstream.health
+    try:
+        origins = [_origin(url, upstream.tls) for url in upstream.urls]
+    except CertificateError as error:
+        # Checked with the configuration; it has changed since.
+        raise StartError(f"upstreams.{name}.tls.{error}") from error
+    return Cluster(
         name,
-        url.host,
-        url.port,
-        authority=url.authority,
+        origins,
         connect_timeout_s=upstream.connect,
         response_timeout_s=upstream.response,
         idle_timeout_s=upstream.idle,
         max_connections=upstream.max_connections,
+        max_pending=upstream.max_pending,
+        queue_timeout_s=upstream.queue_timeout,
         keeps_host=upstream.host == "client",
+        check=None
+        if health.path is None
+        else Check(health.path.encode(), internal_lines, health.interval, health.timeout),
+        resolver=resolver,
         clock=clock,
     )
+
+
+def _origin(url: config.UpstreamURL | UnixURL, tls: config.UpstreamTLS) -> Origin:
+    authority = url.authority.encode()
+    if isinstance(url, UnixURL):
+        return Origin(str(url), authority, url.path)
+    if url.scheme != "https":
+        return Origin(str(url), authority, url.host, url.port, url.is_name)
+    context = client_context()
+    trust(context, tls.ca_file)
+    if tls.cert_file is not None and tls.key_file is not None:
+        password = None if tls.key_password is None else tls.key_password.get_secret_value()
+        KeyPair(tls.cert_file, tls.key_file, password).load_into(context)
+    server_name = tls.server_name or url.host
+    return Origin(str(url), authority, url.host, url.port, url.is_name, context, server_name)

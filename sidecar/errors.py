@@ -154,6 +154,7 @@ def _bad_gateway(reason: str, message: str) -> Refusal:
 
 
 UPSTREAM_UNREACHABLE = _bad_gateway("upstream_unreachable", "The service cannot be reached.")
+UPSTREAM_TLS = _bad_gateway("upstream_tls", "The service cannot be reached securely.")
 UPSTREAM_CLOSED = _bad_gateway("upstream_closed", "The service ended without an answer.")
 UPSTREAM_MALFORMED = _bad_gateway("upstream_malformed", "The service's answer is not valid HTTP.")
 

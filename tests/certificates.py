@@ -48,6 +48,20 @@ class Authority:
         key.write_bytes(leaf.private_key_pem.bytes())
         return certificate, key
 
+    def write_root(self, path: Path) -> Path:
+        """Write the authority's own certificate to *path*, and return that."""
+        path.write_bytes(self._authority.cert_pem.bytes())
+        return path
+
+    def server_context(self, *names: str, asks: Authority | None = None) -> ssl.SSLContext:
+        """Return a context for servers of these *names*; clients must show what *asks* issued."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*names).configure_cert(context)
+        if asks is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            asks._authority.configure_trust(context)  # noqa: SLF001 - its own kind
+        return context
+
     def client_context(self) -> ssl.SSLContext:
         """Return a context that trusts this authority alone, and speaks as browsers do."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.app import Sidecar
 from sidecar.settings import parse
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.clock import Clock
+    from sidecar.proxy.discovery import Resolver
 
 TIMEOUT_S = 10.0
 """How long a test waits for what must come: long enough for a busy machine, never waited out."""
@@ -80,11 +81,22 @@ class RecordingUpstream:
     """Records what it receives, byte for byte, and answers each request with `answer`.
 
     `answer` is bytes, or a function of the request that returns bytes. `connections` counts those
-    that were made.
+    that were made. It listens on a port of this machine, with TLS if it is given a context, or on
+    the unix socket at *path*.
     """
 
-    def __init__(self, answer: bytes | Callable[[Received], bytes] = OK) -> None:
+    def __init__(
+        self,
+        answer: bytes | Callable[[Received], bytes] = OK,
+        *,
+        tls: ssl.SSLContext | None = None,
+        path: Path | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.answer = answer
+        self.tls = tls
+        self.host = host
+        self.path = path
         self.requests: list[Received] = []
         self.connections = 0
         self.port = 0
@@ -97,15 +109,47 @@ class RecordingUpstream:
         return self.requests[-1]
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22)
+        if self.path is not None:
+            self._server = await asyncio.start_unix_server(self._serve, self.path, limit=2**22)
+            return
+        self._server = await asyncio.start_server(
+            self._serve, self.host, self.port, limit=2**22, ssl=self.tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as a configuration has it; over TLS by name."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return (
+            f"http://127.0.0.1:{self.port}"
+            if self.tls is None
+            else f"https://localhost:{self.port}"
+        )
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
         for writer in list(self._writers):
-            writer.close()
+            # Over TLS, a close would wait for the other side's.
+            writer.close() if self.tls is None else writer.transport.abort()
         await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def end_connections(self) -> None:
+        """Close the connections that there are, and wait until the other side has, too."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while self._writers:
+                for writer in list(self._writers):
+                    writer.close()
+                await asyncio.sleep(0)
 
     async def wait_for_requests(self, count: int) -> list[Received]:
         """Wait until so many have been recorded, and return them all."""
@@ -157,8 +201,10 @@ class ScriptedUpstream(RecordingUpstream):
     def __init__(
         self,
         script: Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(tls=tls)
         self.script = script
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -420,6 +466,7 @@ async def running(
     secret: str = SECRET,
     upstreams: Mapping[str, RecordingUpstream] | None = None,
     clock: Clock | None = None,
+    resolver: Resolver | None = None,
     internal_token: str | None = INTERNAL_TOKEN,
 ) -> AsyncIterator[Running]:
     """Run a sidecar on *database* with recording upstreams; *extra* is TOML before the routes.
@@ -441,7 +488,10 @@ async def running(
     log_path = database.with_name("access.log")
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sidecar = Sidecar(
-        parse(text, source="test.toml", environ={}), clock=clock, log_descriptor=descriptor
+        parse(text, source="test.toml", environ={}),
+        clock=clock,
+        resolver=resolver,
+        log_descriptor=descriptor,
     )
     await sidecar.start()
     run = Running(sidecar, upstreams, log_path)

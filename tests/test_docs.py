@@ -381,7 +381,12 @@ MISTAKES = "Mistakes, and what they look like"
         pytest.param(("", ""), {}, id="secret-not-set"),
         pytest.param(('["env:BETTER_AUTH_SECRET"]', "[]"), {}, id="no-secret"),
         pytest.param(("sqlite:///", "postgresql://"), {"BETTER_AUTH_SECRET": SECRET}, id="store"),
-        pytest.param(("http:", "https:"), {"BETTER_AUTH_SECRET": SECRET}, id="https"),
+        pytest.param((":9001", ":9001/"), {"BETTER_AUTH_SECRET": SECRET}, id="path"),
+        pytest.param(
+            ('["http://127.0.0.1:9001"]', '["https://a"]\ntls.ca_file = "ca.pem"'),
+            {"BETTER_AUTH_SECRET": SECRET},
+            id="ca-file",
+        ),
         pytest.param(("upstream =", "upstrem ="), {"BETTER_AUTH_SECRET": SECRET}, id="misspelt"),
     ],
 )

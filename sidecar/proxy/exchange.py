@@ -40,11 +40,13 @@ from sidecar.proxy.splice import SPLICE_BYTES, Splice
 from sidecar.proxy.transfer import Download, Upload
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sidecar.identity import Identity
     from sidecar.limits.local import Decision
+    from sidecar.proxy.cluster import Cluster
     from sidecar.proxy.forwarded import Peer
     from sidecar.proxy.plane import Plane
-    from sidecar.proxy.pool import Pool
     from sidecar.proxy.request import RequestHead
     from sidecar.proxy.response import ResponseHead
     from sidecar.proxy.transfer import Transfer
@@ -126,12 +128,11 @@ class Exchange:
     _identity: Identity | None = None
     _decision: Decision | None = None
     _pending: Pending | None = None
-    _pool: Pool | None = None
+    _pool: Cluster | None = None
+    _connecting: asyncio.Task[None] | None = None
     _connection: UpstreamConnection | None = None
     _upstream_full = False
     _upstream_started = 0.0
-    _is_fresh = False
-    """Whether the upstream's connection was opened for this request."""
     _body_sent = False
     """Whether the upstream may have read any of the body."""
     _continued = False
@@ -294,40 +295,37 @@ class Exchange:
 
     def _forward(self) -> None:
         assert self._route is not None  # noqa: S101 - decided on before
-        pool = self._pool = self._plane.pools[self._route.upstream]
+        pool = self._pool = self._plane.clusters[self._route.upstream]
         connection = pool.take_idle()
         if connection is not None:
             self._send(pool, connection)
         else:
             self._open(pool)
 
-    def _open(self, pool: Pool) -> None:
-        """Send the request on a connection of its own."""
+    def _open(self, pool: Cluster, *, is_retry: bool = False) -> None:
+        """Send the request on a connection of its own, or the next that becomes free."""
         if pool.is_full:
             self._refuse(UPSTREAM_BUSY)
         else:
             self._state = _CONNECTING
             self._client.deadline = _FOREVER  # connecting has a timeout of its own
-            self._plane.spawn(self._connect(pool))
+            self._connecting = self._plane.spawn(self._connect(pool, is_retry=is_retry))
 
-    async def _connect(self, pool: Pool) -> None:
+    async def _connect(self, pool: Cluster, *, is_retry: bool) -> None:
         try:
-            connection = await pool.connect()
-            if self._state == _CONNECTING:
-                self._is_fresh = True
-                self._send(pool, connection)
-            else:
-                # The client did not wait; the next one need not.
-                pool.give_back(connection)
+            try:
+                connection = await pool.connect(is_retry=is_retry)
+            finally:
+                self._connecting = None
+            self._send(pool, connection)
         except Refused as refused:
-            if self._state == _CONNECTING:
-                self._refuse(refused.refusal)
+            self._refuse(refused.refusal)
         except Exception:
             # The border: no caller is above this one but the loop.
             _logger.exception("a request failed inside the sidecar")
             self.give_up()
 
-    def _send(self, pool: Pool, connection: UpstreamConnection) -> None:
+    def _send(self, pool: Cluster, connection: UpstreamConnection) -> None:
         head = self._head
         plane = self._plane
         self._state = _FORWARDING
@@ -360,7 +358,7 @@ class Exchange:
                 self._client.resume_reading()
         self._touch()
 
-    def _upstream_head(self, pool: Pool, head: RequestHead) -> bytes:
+    def _upstream_head(self, pool: Cluster, head: RequestHead) -> bytes:
         """Return the head that the upstream gets."""
         assert self._target is not None  # noqa: S101 - checked before
         client = self._client
@@ -368,7 +366,8 @@ class Exchange:
         peer = client.peer
         forwarded = head.forwarded
         if not pool.keeps_host:
-            forwarded = pool.with_own_host(forwarded)
+            assert self._connection is not None  # noqa: S101 - whose head this is
+            forwarded = pool.with_own_host(forwarded, self._connection)
         return b"%b %b HTTP/1.1\r\n%b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             self._target.origin_form,
@@ -462,6 +461,8 @@ class Exchange:
         elif self.needs_body and not self._upstream_full:
             self._fail_request(BODY_TIMEOUT)
         else:
+            if self._connection is not None and self._pool is not None:
+                self._pool.report_failure(self._connection, RESPONSE_TIMEOUT)
             self._drop_connection()
             self._refuse(RESPONSE_TIMEOUT)
 
@@ -566,18 +567,25 @@ class Exchange:
 
     def on_upstream_fault(self, refusal: Refusal, *, unheard: bool) -> None:
         """Ask once more, answer 502, or break off what has begun."""
-        self._connection = None
-        if unheard and self._pool is not None and self._may_repeat():
+        connection, self._connection = self._connection, None
+        if (
+            unheard
+            and self._pool is not None
+            and connection is not None
+            and self._may_repeat(connection)
+        ):
             self._upstream_full = False
-            self._open(self._pool)
+            self._open(self._pool, is_retry=True)
             return
         self.flush()
         if self._status:
             self._break(refusal.reason)
         else:
+            if connection is not None and self._pool is not None:
+                self._pool.report_failure(connection, refusal)
             self._refuse(refusal)
 
-    def _may_repeat(self) -> bool:
+    def _may_repeat(self, connection: UpstreamConnection) -> bool:
         """Whether the request may be sent again, its connection having died without a word.
 
         The upstream may have closed a connection it held idle just as the request went out on it
@@ -585,7 +593,7 @@ class Exchange:
         the body, or acted on a request that is not to be repeated, gets it no second time.
         """
         return (
-            not self._is_fresh
+            connection.last_used > 0
             and not self._body_sent
             and (self._head.method in _IDEMPOTENT_METHODS or self.needs_body)
         )
@@ -631,7 +639,9 @@ class Exchange:
 
     def _transfer_later(self, transfer: Transfer) -> None:
         # What TLS carries has to be read to be decrypted.
-        is_tls = self._client.scheme == b"https"
+        is_tls = self._client.scheme == b"https" or (
+            self._connection is not None and self._connection.server.origin.tls is not None
+        )
         if self._transfer is None and not is_tls and Splice.has_room():
             self._transfer = transfer
             transfer.begin_soon()
@@ -703,6 +713,10 @@ class Exchange:
             self._transfer = None
         if self._connection is not None:
             self._drop_connection()
+        if self._connecting is not None:
+            # Whoever waits for a connection leaves the queue.
+            self._connecting.cancel()
+            self._connecting = None
         if self._pending is not None:
             self._pending.abandon()
             self._pending = None

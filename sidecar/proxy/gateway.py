@@ -105,8 +105,8 @@ class Gateway:
         if not descriptors.are_left(descriptors.room() if listener.is_paused else 1):
             await listener.pause()
             given_up = plane.give_up_idle()
-            for pool in plane.pools.values():
-                pool.close()
+            for cluster in plane.clusters.values():
+                cluster.close_idle()
             plane.alarms.warn(
                 "no descriptor is left (ulimit -n): new clients wait; of %d, gave up %d idle ones",
                 *(len(plane.connections), given_up),

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sidecar.limits.failures import FailureLimiter
     from sidecar.limits.local import LocalLimiter
     from sidecar.observe.access_log import AccessLog
+    from sidecar.proxy.cluster import Cluster
     from sidecar.proxy.fields import RequestFields
     from sidecar.proxy.forwarded import TrustedProxies
-    from sidecar.proxy.pool import Pool
     from sidecar.proxy.request import HeadLimits
     from sidecar.routes import RouteTable
 
@@ -81,7 +81,7 @@ class Plane:
     authenticator: Authenticator
     limiter: LocalLimiter
     failures: FailureLimiter
-    pools: Mapping[str, Pool]
+    clusters: Mapping[str, Cluster]
     fields: RequestFields
     head_limits: HeadLimits
     timeouts: Timeouts
@@ -115,11 +115,16 @@ class Plane:
         """Return an id that no other request has: unique, and not meant to be unguessable."""
         return b"%b%012x" % (self._request_id_prefix, next(self._request_ids))
 
-    def spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run *work* beside the loop's callbacks; it handles its own errors."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def start(self) -> None:
+        """Look for the upstreams' servers; those that cannot be found yet are looked for again."""
+        await asyncio.gather(*(cluster.start() for cluster in self.clusters.values()))
 
     def sweep(self) -> None:
         """End what has waited too long; called a few times a second."""
@@ -132,8 +137,8 @@ class Plane:
                 "at the limit of %d client connections: gave up %d idle ones",
                 *(self.max_connections, given_up),
             )
-        for pool in self.pools.values():
-            pool.sweep(now)
+        for cluster in self.clusters.values():
+            cluster.sweep(now)
 
     def give_up_idle(self) -> int:
         """Close some of the clients' connections that wait for a request, for others to have room.
@@ -154,5 +159,5 @@ class Plane:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in self.pools.values():
-            pool.close()
+        for cluster in self.clusters.values():
+            await cluster.close()

@@ -18,7 +18,7 @@ from sidecar.proxy.response import ResponseHead, ResponseReader, UpstreamFault
 from sidecar.proxy.splice import SPLICE_BYTES, descriptor_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from sidecar.proxy.server import Server
 
 _logger = logging.getLogger(__name__)
 
@@ -83,24 +83,19 @@ class UpstreamConnection(asyncio.Protocol):
         "_interim",
         "_is_paused",
         "_may_switch",
-        "_on_closed",
-        "_on_opened",
         "_reader",
         "_sink",
         "_to_head",
         "_transport",
-        "idle_since",
         "keep_alive",
+        "last_used",
         "request_sent",
+        "server",
     )
 
-    def __init__(
-        self,
-        on_opened: Callable[[UpstreamConnection], None],
-        on_closed: Callable[[UpstreamConnection], None],
-    ) -> None:
-        self._on_opened = on_opened
-        self._on_closed = on_closed
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        """The server at its other end, which counts it."""
         self._transport: asyncio.Transport | None = None
         self._sink: ResponseSink | None = None
         self._reader: ResponseReader | None = None
@@ -111,8 +106,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = 0
         self.keep_alive = True
         self.request_sent = True
-        self.idle_since = 0.0
-        """When its last exchange ended; 0 while it is not waiting in a pool."""
+        self.last_used = 0.0
+        """When it last began to wait for a request; 0 for one that never did."""
 
     # Called by whoever uses it
 
@@ -135,6 +130,11 @@ class UpstreamConnection(asyncio.Protocol):
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         )
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the head of a response has come, and not yet its end."""
+        return self._body is not None
 
     def begin(self, sink: ResponseSink, *, to_head: bool, may_switch: bool = False) -> None:
         """Take the next request; its response goes to *sink*. Never while one is under way.
@@ -203,7 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Take the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        self._on_opened(self)
+        self.server.on_opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Tell the sink what these bytes mean."""
@@ -235,7 +235,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the sink that no more will come."""
         self._transport = None
-        self._on_closed(self)
+        self.server.on_closed(self, error)
         if self._sink is not None:
             # Also for a body that lasts until the close: its end would have come before.
             heard = self._reader is not None or self._body is not None or self._interim > 0

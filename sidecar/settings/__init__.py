@@ -1,11 +1,12 @@
 """The configuration file: found, read, and checked as a whole before anything starts."""
 
-from sidecar.settings.addresses import StoreURL, UpstreamURL
+from sidecar.settings.addresses import StoreURL, UnixURL, UpstreamURL
 from sidecar.settings.loading import find, load, parse
 from sidecar.settings.problems import Problem, SettingsError
 from sidecar.settings.sections import (
     Admin,
     APIKey,
+    Health,
     IdentityHeaders,
     Limits,
     Listen,
@@ -20,11 +21,13 @@ from sidecar.settings.sections import (
     Store,
     StoreCache,
     Upstream,
+    UpstreamTLS,
 )
 
 __all__ = [
     "APIKey",
     "Admin",
+    "Health",
     "IdentityHeaders",
     "Limits",
     "Listen",
@@ -41,7 +44,9 @@ __all__ = [
     "Store",
     "StoreCache",
     "StoreURL",
+    "UnixURL",
     "Upstream",
+    "UpstreamTLS",
     "UpstreamURL",
     "find",
     "load",

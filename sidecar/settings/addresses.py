@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from sidecar.settings.forms import Form, whole_number
 
@@ -15,11 +15,15 @@ _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _AUTHORITY = r"(?P<host>\[[^\]]*\]|[^:/?#@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
-_UPSTREAM = re.compile(rf"(?i:http)://{_AUTHORITY}")
+_UPSTREAM = re.compile(rf"(?P<scheme>(?i:https?))://{_AUTHORITY}")
+_UNIX = "unix:"
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_AUTHORITY}")
 _SQLITE = "sqlite:///"
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_SOCKET_PATH_BYTES = 107
+"""What `sun_path` holds beside its final NUL (unix(7))."""
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
@@ -60,26 +64,61 @@ def _bracketed(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamURL:
-    """Where an upstream listens: `http://host[:port]`."""
+    """Where an upstream listens: `http://host[:port]` or `https://host[:port]`."""
 
     host: str
     """A name or an address; IPv6 without brackets."""
     port: int
+    scheme: str = "http"
 
     @property
     def authority(self) -> str:
-        """What `Host` says there (RFC 9110 section 7.2): without the port where it is 80."""
+        """What `Host` says there (RFC 9110 section 7.2): without the port where it is usual."""
         host = _bracketed(self.host)
-        return host if self.port == DEFAULT_PORTS["http"] else f"{host}:{self.port}"
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be resolved."""
+        return _address(self.host) is None
 
     def __str__(self) -> str:
-        return f"http://{self.authority}"
+        return f"{self.scheme}://{self.authority}"
 
 
-def _read_upstream(text: str) -> UpstreamURL | None:
+@dataclass(frozen=True, slots=True)
+class UnixURL:
+    """Where an upstream listens on this machine: `unix:/path/to.sock`."""
+
+    path: str
+    """Absolute; at most 107 bytes, as many as the system takes."""
+
+    authority: ClassVar[str] = "localhost"
+    """What `Host` says there: a path is no authority."""
+
+    def __str__(self) -> str:
+        return f"{_UNIX}{self.path}"
+
+
+def _read_upstream(text: str) -> UpstreamURL | UnixURL | None:
+    if text.startswith(_UNIX):
+        return _read_unix(text.removeprefix(_UNIX))
     match = _UPSTREAM.fullmatch(text)
     authority = match and _read_authority(match)
-    return UpstreamURL(authority[0], authority[1] or DEFAULT_PORTS["http"]) if authority else None
+    if not match or not authority:
+        return None
+    scheme = match["scheme"].lower()
+    return UpstreamURL(authority[0], authority[1] or DEFAULT_PORTS[scheme], scheme)
+
+
+def _read_unix(path: str) -> UnixURL | None:
+    if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+        return None
+    if not path.isprintable():
+        return None
+    if len(path.encode()) > _SOCKET_PATH_BYTES:
+        raise ValueError(f"must be a socket whose path has at most {_SOCKET_PATH_BYTES} bytes")
+    return UnixURL(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +190,10 @@ READER_ORIGIN = Form(
     f'{_ORIGIN_ALLOWED}; or "*" alone',
     lambda text: text if text == "*" else _read_origin(text),
 )
-UPSTREAM_URL = Form(
-    "upstream URL", '"http://host" or "http://host:port" and nothing after it', _read_upstream
+UPSTREAM_URL: Form[UpstreamURL | UnixURL] = Form(
+    "upstream URL",
+    '"http://host:port", "https://host:port" or "unix:/path" and nothing after it',
+    _read_upstream,
 )
 FILE = Form(
     "file",
@@ -166,7 +207,7 @@ Port = Annotated[int, PORT]
 TrustedNetwork = Annotated[Network, NETWORK]
 Origin = Annotated[str, ORIGIN]
 ReaderOrigin = Annotated[str, READER_ORIGIN]
-UpstreamAddress = Annotated[UpstreamURL, UPSTREAM_URL]
+UpstreamAddress = Annotated[UpstreamURL | UnixURL, UPSTREAM_URL]
 StoreAddress = Annotated[StoreURL, STORE_URL]
 FilePath = Annotated[Path, FILE]
 """Relative ones count from the working directory."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.settings.addresses import FILE, HOST, PORT, UPSTREAM_URL
+from sidecar.settings.addresses import FILE, HOST, PORT, UPSTREAM_URL, UpstreamURL
+from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.forms import SWITCH
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.settings.names import PASSWORD, PATH
@@ -19,6 +20,7 @@ from sidecar.settings.sections import Admin, Listen, Route, Section
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sidecar.settings.addresses import UnixURL
     from sidecar.settings.forms import Form
     from sidecar.settings.problems import Mistake, Place
 
@@ -38,9 +40,14 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _sessions_without_secrets(tree)
     yield from _demands_on_nobody(tree)
     yield from _headers_from_nobody(tree)
-    yield from _unusable_key_pair(tree)
+    yield from _unusable_key_pair(("listen", "tls"), value_at(tree, ("listen", "tls")))
     yield from _shared_listeners(tree)
-    yield from _upstreams_that_are_the_sidecar(tree)
+    for name, upstream in _upstreams(tree):
+        place: Place = ("upstreams", name)
+        yield from _urls_of_the_sidecar(tree, place, upstream)
+        yield from _urls_named_twice(place, upstream)
+        yield from _tls_of_nothing(place, upstream)
+        yield from _unusable_certificates(place, upstream)
 
 
 def _unknown_upstreams(tree: Tree) -> Iterator[Mistake]:
@@ -94,8 +101,7 @@ def _headers_from_nobody(tree: Tree) -> Iterator[Mistake]:
         yield place, "needs listen.trusted_proxies: without them every connection would be closed"
 
 
-def _unusable_key_pair(tree: Tree) -> Iterator[Mistake]:
-    tls = value_at(tree, ("listen", "tls"))
+def _unusable_key_pair(place: Place, tls: object) -> Iterator[Mistake]:
     if not isinstance(tls, dict):
         return
     certificate, key = (_valid(FILE, tls.get(name)) for name in ("cert_file", "key_file"))
@@ -106,7 +112,7 @@ def _unusable_key_pair(tree: Tree) -> Iterator[Mistake]:
         secret = None if password is None else password.get_secret_value()
         KeyPair(certificate, key, secret).load()
     except CertificateError as error:
-        yield ("listen", "tls", error.setting), error.message
+        yield (*place, error.setting), error.message
 
 
 def _shared_listeners(tree: Tree) -> Iterator[Mistake]:
@@ -117,18 +123,47 @@ def _shared_listeners(tree: Tree) -> Iterator[Mistake]:
             yield (("admin", "port"), f"listen.port is {listen[1]} too: clients must not get here")
 
 
-def _upstreams_that_are_the_sidecar(tree: Tree) -> Iterator[Mistake]:
+def _urls_of_the_sidecar(tree: Tree, place: Place, upstream: Tree) -> Iterator[Mistake]:
     """Requests would go round in circles, or reach what only operators may see."""
-    upstreams = value_at(tree, ("upstreams",))
-    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
-        urls = value_at(upstream, ("urls",))
-        for index, raw in enumerate(urls if isinstance(urls, list) else ()):
-            url = _valid(UPSTREAM_URL, raw)
-            for section in _LISTENERS:
-                own = _listener(tree, section)
-                if url and own and _reaches(own, (url.host, url.port)):
-                    place: Place = ("upstreams", name, "urls", index)
-                    yield place, f"is the sidecar itself: see {section}.host and {section}.port"
+    for index, url in _urls(upstream):
+        for section in _LISTENERS:
+            own = _listener(tree, section)
+            if own and isinstance(url, UpstreamURL) and _reaches(own, (url.host, url.port)):
+                yield (
+                    (*place, "urls", index),
+                    f"is the sidecar itself: see {section}.host and {section}.port",
+                )
+
+
+def _urls_named_twice(place: Place, upstream: Tree) -> Iterator[Mistake]:
+    first: dict[str, int] = {}
+    for index, url in _urls(upstream):
+        before = first.setdefault(str(url), index)
+        if before != index:
+            yield (*place, "urls", index), f"urls[{before}] is the same"
+
+
+def _tls_of_nothing(place: Place, upstream: Tree) -> Iterator[Mistake]:
+    """Whoever sets this up believes that the connection is encrypted."""
+    urls = dict(_urls(upstream))
+    if value_at(upstream, ("tls",)) and urls and not any(map(_is_https, urls.values())):
+        yield (*place, "tls"), 'binds nothing: none of the urls is "https://…"'
+
+
+def _unusable_certificates(place: Place, upstream: Tree) -> Iterator[Mistake]:
+    tls = value_at(upstream, ("tls",))
+    if not isinstance(tls, dict):
+        return
+    ca_file = _valid(FILE, tls.get("ca_file"))
+    if ca_file is not None:
+        try:
+            trust(client_context(), ca_file)
+        except CertificateError as error:
+            yield (*place, "tls", error.setting), error.message
+    for one, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if one in tls and other not in tls:
+            yield (*place, "tls", one), f"needs {other} beside it"
+    yield from _unusable_key_pair((*place, "tls"), tls)
 
 
 def _reaches(listener: Address, target: Address) -> bool:
@@ -142,6 +177,26 @@ def _is_local(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_unspecified
+
+
+def _upstreams(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    upstreams = value_at(tree, ("upstreams",))
+    for name, upstream in upstreams.items() if isinstance(upstreams, dict) else ():
+        if isinstance(upstream, dict):
+            yield name, upstream
+
+
+def _urls(upstream: Tree) -> Iterator[tuple[int, UpstreamURL | UnixURL]]:
+    """Yield the URLs that can be read, with their place in the list."""
+    urls = value_at(upstream, ("urls",))
+    for index, raw in enumerate(urls if isinstance(urls, list) else ()):
+        url = _valid(UPSTREAM_URL, raw)
+        if url is not None:
+            yield index, url
+
+
+def _is_https(url: UpstreamURL | UnixURL) -> bool:
+    return isinstance(url, UpstreamURL) and url.scheme == "https"
 
 
 def _routes(tree: Tree) -> Iterator[tuple[int, dict[str, object]]]:

@@ -21,11 +21,11 @@ _ALPN = ["http/1.1"]
 _KEY = b"PRIVATE KEY-----"
 _ENCRYPTED = b"ENCRYPTED"
 
-Setting = Literal["cert_file", "key_file", "key_password"]
+Setting = Literal["ca_file", "cert_file", "key_file", "key_password"]
 
 
 class CertificateError(Exception):
-    """A certificate and key that cannot be used; `setting` says where to look."""
+    """Certificates or a key that cannot be used; `setting` says where to look."""
 
     def __init__(self, setting: Setting, message: str) -> None:
         super().__init__(f"{setting}: {message}")
@@ -46,8 +46,13 @@ class KeyPair:
 
         Raises CertificateError, whose text holds nothing of the files, nor their names.
         """
-        certificate = _read(self.cert_file, "cert_file")
-        key = _read(self.key_file, "key_file")
+        context = _context()
+        return context, self.load_into(context)
+
+    def load_into(self, context: ssl.SSLContext) -> Validity:
+        """Have *context* show the certificate; return when it is valid. Raises as `load` does."""
+        certificate = read_file(self.cert_file, "cert_file")
+        key = read_file(self.key_file, "key_file")
         try:
             validity = read_validity(certificate)
         except ValueError as error:
@@ -57,7 +62,6 @@ class KeyPair:
         is_encrypted = _ENCRYPTED in key
         if is_encrypted and self.password is None:
             raise CertificateError("key_password", "is needed: the key is encrypted")
-        context = _context()
         try:
             # Without a password here, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(self.cert_file, self.key_file, self.password or "")
@@ -66,7 +70,7 @@ class KeyPair:
         except OSError as error:
             # Gone since it was read.
             raise CertificateError("cert_file", f"cannot be read: {reason(error)}") from error
-        return context, validity
+        return validity
 
     def marks(self) -> tuple[object, ...]:
         """Return what is different once a file was changed or replaced, behind links too."""
@@ -82,7 +86,8 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _read(path: Path, setting: Setting) -> bytes:
+def read_file(path: Path, setting: Setting) -> bytes:
+    """Return what is in a file, if that can be certificates or a key. Raises CertificateError."""
     try:
         # Asked before it is opened: a pipe that nobody writes to would hold us up for ever.
         if not stat.S_ISREG(path.stat().st_mode):

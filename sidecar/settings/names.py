@@ -1,4 +1,4 @@
-"""Names that settings give: of headers, cookies, methods, roles, paths and upstreams; secrets."""
+"""Names that settings give: of headers, cookies, methods, roles, paths, upstreams; secrets."""
 
 import re
 from typing import Annotated, Final
@@ -89,6 +89,9 @@ PATH = Form(
     ' "..", or "/" at its end',
     _read_path,
 )
+TARGET = text_matching(
+    "target", 'a path such as "/healthz", with a query or without', r"/[!-\"$-~]{0,1023}"
+)
 UPSTREAM_NAME = text_matching(
     "name", 'a name of at most 64 letters, digits, "-" and "_"', r"[A-Za-z0-9_-]{1,64}"
 )
@@ -113,6 +116,7 @@ CookieName = Annotated[str, COOKIE_NAME]
 Method = Annotated[str, METHOD]
 Role = Annotated[str, ROLE]
 RoutePath = Annotated[str, PATH]
+Target = Annotated[str, TARGET]
 UpstreamName = Annotated[str, UPSTREAM_NAME]
 Secret = Annotated[SecretStr, SECRET]
 InternalToken = Annotated[SecretStr, INTERNAL_TOKEN]

@@ -25,7 +25,7 @@ BEGIN = "<!-- The rest of this page is written by `python -m sidecar.settings.re
 END = "<!-- End of what is written. -->"
 
 _QUOTED = re.compile(r'"[^"]*"')
-_HEADINGS = {"upstreams": "[upstreams.NAME]", "routes": "[[routes]]"}
+_HEADINGS = {"routes": "[[routes]]"}
 
 
 def page_with_reference(page: str) -> str:
@@ -64,7 +64,8 @@ def _sections(section: type[Section], name: str) -> Iterator[tuple[str, type[Sec
     for key, field in section.model_fields.items():
         inner = _inner_section(field.annotation)
         if inner is not None:
-            yield from _sections(inner, f"{name}.{key}" if name else key)
+            of_each = ".NAME" if get_origin(field.annotation) is Mapping else ""
+            yield from _sections(inner, f"{name}.{key}{of_each}" if name else f"{key}{of_each}")
 
 
 def _inner_section(annotation: object) -> type[Section] | None:

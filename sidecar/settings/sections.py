@@ -31,6 +31,7 @@ from sidecar.settings.names import (
     Role,
     RoutePath,
     Secret,
+    Target,
     UpstreamName,
 )
 from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
@@ -207,19 +208,67 @@ class Log(Section):
     access: Annotated[bool, SWITCH] = setting(True, "whether each request is logged")
 
 
+class UpstreamTLS(Section):
+    """How the upstream's `https` servers are verified, and what the sidecar shows them.
+
+    Certificate and host name are always verified, with TLS 1.2 or later.
+    """
+
+    ca_file: FilePath | None = setting(
+        None, "certificates of the authorities that are trusted, in place of the system's; PEM"
+    )
+    cert_file: FilePath | None = setting(
+        None, "the sidecar's own certificate with its chain, for servers that ask for one; PEM"
+    )
+    key_file: FilePath | None = setting(None, "its private key; PEM")
+    key_password: Password | None = setting(None, "the key's password, if it has one")
+    server_name: Host | None = setting(
+        None, "what the certificate must be for, where that is not the URL's host; also sent as SNI"
+    )
+
+
+class Health(Section):
+    """Active checks of the upstream's servers, each with a `GET` on a connection of its own.
+
+    Three failures in a row set a server aside, two successes bring it back.
+    """
+
+    path: Target | None = setting(
+        None, "what is asked for; a 2xx or 3xx is a success; without it: no checks"
+    )
+    interval: Duration = setting("5s", "from one check of a server to its next")
+    timeout: Duration = setting("2s", "until a check has failed")
+
+
 class Upstream(Section):
-    """A service behind the sidecar. `NAME` is what routes call it."""
+    """A service behind the sidecar. `NAME` is what routes call it.
+
+    Every URL, and every address that its host's name has, is a server of the upstream. The one with
+    the fewest requests in flight gets the next.
+    """
 
     urls: tuple[UpstreamAddress, ...] = Field(
-        min_length=1, max_length=1, description="where it listens: exactly one"
+        min_length=1, max_length=64, description="where it listens: one or more"
     )
     host: Literal["client", "upstream"] = setting(
-        "client", "whose name `Host` tells: the client's own word; `\"upstream\"`: the URL's"
+        "client",
+        "whose name `Host` tells: the client's own word; `\"upstream\"`: the URL's (of `unix:`,"
+        " `localhost`)",
     )
-    connect: Duration = setting("5s", "until a connect is given up")
+    connect: Duration = setting(
+        "5s", "until a connect to one server is given up, TLS handshake included"
+    )
     response: Duration = setting("60s", "until the first byte of the response's head")
     idle: Duration = setting("5m", "between two pieces of a response")
-    max_connections: Connections = setting(512, "connections at once; beyond: 503")
+    max_connections: Connections = setting(
+        512, "connections at once, to all servers together; beyond: requests wait"
+    )
+    max_pending: Annotated[int, whole_number(0, 1_000_000)] = setting(
+        1024, "requests that wait for a connection, in the order they came; beyond: 503"
+    )
+    queue_timeout: Duration = setting("5s", "until a request that waits gets 503")
+    tls: UpstreamTLS = Field(default_factory=UpstreamTLS)
+    health: Health = Field(default_factory=Health)
 
 
 class Route(Section):

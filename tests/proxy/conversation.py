@@ -16,22 +16,25 @@ from sidecar.identity import Demand, Quota
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.observe.access_log import LineLog
+from sidecar.proxy.cluster import Cluster
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
+from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane, Timeouts
-from sidecar.proxy.pool import Pool
 from sidecar.proxy.request import HeadLimits
 from sidecar.routes import Route, RouteTable
 from sidecar.store.base import Account, KeyRecord, SessionRecord
 from tests.clock import ManualClock
 from tests.database import signed
 from tests.memory_store import MemoryStore
-from tests.proxy.memory_transport import FarEnd, MemoryTransport, Network
+from tests.proxy.memory_transport import FarEnd, MemoryResolver, MemoryTransport, Network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+
+    from sidecar.proxy.checks import Check
 
 SECRET = "a-secret-of-at-least-thirty-two-letters"
 KEY = "KeyOfAcmeKeyOfAcmeKeyOfAcmeKeyOfAcmeKeyOfAcmeKeyOfAcmeKeyOfAcmeKe"
@@ -91,6 +94,9 @@ ROUTES = (
 )
 
 _LOGGER = logging.getLogger("sidecar")
+UPSTREAM = Origin("http://192.0.2.1:9001", b"upstream.test:9001", "192.0.2.1", 9001)
+"""The only server, unless others are named."""
+
 _TURNS = 24
 """More turns of the loop than any chain of callbacks here takes."""
 
@@ -141,7 +147,10 @@ class Conversation:
         routes: Sequence[Route] = ROUTES,
         max_connections: int = 100,
         max_requests: int = 100,
+        origins: Sequence[Origin] = (UPSTREAM,),
         upstream_connections: int = 100,
+        max_pending: int = 0,
+        check: Check | None = None,
         connect_timeout_s: float = 5.0,
         keeps_host: bool = True,
         trusted: Sequence[str] = (),
@@ -160,16 +169,19 @@ class Conversation:
         self.network = Network()
         self.clients: list[FarEnd] = []
         self._lines: list[bytes] = []
-        self.pool = Pool(
+        self.resolver = MemoryResolver()
+        self.cluster = Cluster(
             "chat",
-            "upstream.test",
-            9001,
-            authority="upstream.test:9001",
+            origins,
             connect_timeout_s=connect_timeout_s,
             response_timeout_s=60.0,
             idle_timeout_s=300.0,
             max_connections=upstream_connections,
+            max_pending=max_pending,
+            queue_timeout_s=5.0,
             keeps_host=keeps_host,
+            check=check,
+            resolver=self.resolver,
             clock=self.clock,
         )
         self.failures = FailureLimiter(failures, 60.0, self.clock)
@@ -192,7 +204,7 @@ class Conversation:
             authenticator=self.authenticator,
             limiter=self.limiter,
             failures=self.failures,
-            pools={"chat": self.pool},
+            clusters={"chat": self.cluster},
             fields=RequestFields(api_key_header, SessionCookies("better-auth").strip),
             head_limits=head_limits or HeadLimits(8192, 32768, 100),
             timeouts=Timeouts(head_s=10.0, body_s=30.0, idle_s=75.0),
@@ -217,7 +229,8 @@ class Conversation:
             _LOGGER.addHandler(self._alarm)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self._failures.append(context))
-        loop.create_connection = self.network.create_connection  # type: ignore[method-assign,assignment]
+        self.network.attach(loop)
+        await self.plane.start()
         return self
 
     async def __aexit__(
@@ -233,7 +246,7 @@ class Conversation:
             await self.plane.close()
             await self.authenticator.close()
             loop = asyncio.get_running_loop()
-            del loop.create_connection
+            self.network.detach(loop)
             loop.set_exception_handler(None)
             if self._alarm is not None:
                 _LOGGER.removeHandler(self._alarm)
@@ -342,17 +355,28 @@ class Conversation:
         # Nothing but the tests looks at these, and only here.
         assert not self.plane._tasks  # noqa: SLF001
         still_open = [end for end in self.network.upstreams if end.is_open]
-        assert self._pool_counts() == (0, len(still_open), len(still_open))
+        assert counts(self.cluster) == (0, len(still_open), len(still_open), 0)
         assert all(not end.is_held_back() for end in still_open), "kept, and not read from"
-        self.pool.close()
+        await self.cluster.close()
         await self.settle()
         assert not any(end.is_open for end in self.network.upstreams)
-        assert self._pool_counts() == (0, 0, 0)
+        assert counts(self.cluster) == (0, 0, 0, 0)
         assert not self._failures, [str(failure) for failure in self._failures]
         assert self._alarm is None or not self._alarm.messages, self._alarm.messages
         assert KEY.encode() not in b"".join(self._lines)
         assert TOKEN.encode() not in b"".join(self._lines)
 
-    def _pool_counts(self) -> tuple[int, int, int]:
-        pool = self.pool
-        return len(pool._connecting), pool._open, len(pool._idle)  # noqa: SLF001
+
+def counts(cluster: Cluster) -> tuple[int, int, int, int]:
+    """Return how many connections are being made, are open, wait; and how many requests wait."""
+    # Nothing but the tests looks at these.
+    balance = cluster._balance  # noqa: SLF001
+    servers = (*balance.servers, *balance.retired)
+    connecting = sum(len(server.connecting) for server in servers)
+    is_open = sum(len(server.open) for server in servers)
+    assert cluster._taken == connecting + is_open  # noqa: SLF001
+    for server in servers:
+        assert server.open >= set(server.idle)
+        assert server.in_flight >= 0
+    waiting = cluster._calls  # noqa: SLF001
+    return connecting, is_open, sum(len(server.idle) for server in servers), len(waiting)

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _ALL = 2**62
 
@@ -194,6 +194,8 @@ class FarEnd:
         """What was seen last: "open", "eof" for no more bytes, an orderly "closed", or "reset"."""
         self.room = _ALL
         """How many more bytes fit before this end has to `read`."""
+        self.address = ""
+        """What was connected to, where this end was."""
 
     @property
     def received(self) -> bytes:
@@ -248,32 +250,53 @@ class FarEnd:
 
 
 class Network:
-    """Stands in for the loop's `create_connection`: what the data plane connects to is here.
+    """Stands in for the loop's ways to connect: what the data plane connects to is here.
 
-    `gate` holds every attempt back until it is done; `error` is what attempts end with.
+    `gate` holds every attempt back until it is done; `error` is what attempts end with. Both may be
+    said of one address alone, in `gates` and `errors`.
     """
 
     def __init__(self) -> None:
         self.upstreams: list[FarEnd] = []
-        self.addresses: list[tuple[str, int]] = []
+        self.addresses: list[tuple[str, int | None]] = []
+        """Host and port of every attempt; the path of a unix socket, and None."""
         self.gate: asyncio.Future[None] | None = None
+        self.gates: dict[str, asyncio.Future[None]] = {}
         self.error: Exception | None = None
+        self.errors: dict[str, Exception] = {}
         self.room = _ALL
         """How much new connections take before the upstream reads."""
         self.on_connected: Callable[[FarEnd], None] | None = None
         """What an upstream does as soon as it is connected to."""
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have *loop* connect to what is here."""
+        loop.create_connection = self.create_connection  # type: ignore[method-assign,assignment]
+        loop.create_unix_connection = self.create_unix_connection  # type: ignore[method-assign,assignment]
+
+    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have *loop* connect to the world again."""
+        del loop.create_connection, loop.create_unix_connection
+
+    async def create_unix_connection(
+        self, factory: Callable[[], asyncio.Protocol], path: str
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        return await self.create_connection(factory, path, None)
+
     async def create_connection(
-        self, factory: Callable[[], asyncio.Protocol], host: str, port: int
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int | None
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Connect; as in asyncio, the protocol hears of it before the caller does."""
         self.addresses.append((host, port))
-        await (asyncio.sleep(0) if self.gate is None else self.gate)
-        if self.error is not None:
-            raise self.error
+        gate = self.gates.get(host, self.gate)
+        await (asyncio.sleep(0) if gate is None else gate)
+        error = self.errors.get(host, self.error)
+        if error is not None:
+            raise error
         protocol = factory()
         transport = MemoryTransport(protocol)
         transport.far.room = self.room
+        transport.far.address = host
         self.upstreams.append(transport.far)
         if self.on_connected is not None:
             self.on_connected(transport.far)
@@ -283,3 +306,21 @@ class Network:
             transport.close()
             raise
         return transport, protocol
+
+
+class MemoryResolver:
+    """Knows the addresses of the names that the test gives it, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, tuple[str, ...]] = {}
+        self.asked: list[str] = []
+        self.gate: asyncio.Future[None] | None = None
+        """Holds every answer back until it is done."""
+
+    async def resolve(self, name: str) -> Sequence[str]:
+        self.asked.append(name)
+        if self.gate is not None:
+            await self.gate
+        if name not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.addresses[name]

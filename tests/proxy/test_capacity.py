@@ -201,11 +201,11 @@ async def test_a_connection_that_has_been_made_counts_once() -> None:
         for _ in range(3):
             await talk.ask(PUBLIC)
         counts = []
-        talk.network.on_connected = lambda _: counts.append(talk.pool.is_full)
+        talk.network.on_connected = lambda _: counts.append(talk.cluster.is_full)
         talk.network.gate.set_result(None)
         await talk.settle()
         assert counts == [False] * 3
-        assert not talk.pool.is_full
+        assert not talk.cluster.is_full
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError()])
@@ -225,7 +225,7 @@ async def test_an_attempt_that_takes_too_long_is_ended_and_takes_no_place() -> N
         client = await talk.ask(PUBLIC)
         assert read_one(client.received).status == 504
         assert gate.cancelled()
-        assert not talk.pool.is_full
+        assert not talk.cluster.is_full
 
 
 async def test_one_connection_serves_one_request_after_another() -> None:
@@ -234,7 +234,7 @@ async def test_one_connection_serves_one_request_after_another() -> None:
             client = await talk.request(PUBLIC)
             assert read_one(client.received).status == 200
         assert len(talk.network.upstreams) == 1
-        assert talk.network.addresses == [("upstream.test", 9001)]
+        assert talk.network.addresses == [("192.0.2.1", 9001)]
 
 
 # The way out

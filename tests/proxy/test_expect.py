@@ -35,7 +35,7 @@ async def test_continue_waits_for_the_decision_and_for_the_upstream(talk: Conver
 
     talk.store.gate.set_result(None)
     await talk.settle()
-    assert talk.network.addresses == [("upstream.test", 9001)]
+    assert talk.network.addresses == [("192.0.2.1", 9001)]
     assert client.received == b""
 
     talk.network.gate.set_result(None)

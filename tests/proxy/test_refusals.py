@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,12 @@ async def store_down(talk: Conversation) -> None:
 
 async def unreachable(talk: Conversation) -> None:
     talk.network.error = ConnectionRefusedError()
+
+
+async def untrusted(talk: Conversation) -> None:
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, "certificate verify failed")
+    error.reason = "CERTIFICATE_VERIFY_FAILED"
+    talk.network.error = error
 
 
 async def silent(talk: Conversation) -> None:
@@ -164,6 +171,7 @@ CASES = {
         CHAT, key(organization_id="org\r\nx-user-id: eve", account=None)
     ),
     errors.UPSTREAM_UNREACHABLE: Case(CHAT, unreachable),
+    errors.UPSTREAM_TLS: Case(CHAT, untrusted),
     errors.UPSTREAM_CLOSED: Case(CHAT, after=hangs_up),
     errors.UPSTREAM_MALFORMED: Case(CHAT, after=babbles),
     errors.STORE_UNAVAILABLE: Case(CHAT, store_down),

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 
+from sidecar.proxy.server import Server
 from sidecar.proxy.upstream import UpstreamConnection
+from tests.proxy.conversation import UPSTREAM
 from tests.proxy.memory_transport import FarEnd, MemoryTransport
 
 KIB = 1024
 
 
 class Counts:
-    """Counts connections as a pool does."""
+    """A server, and how many of its connections ended."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        self.server = Server(UPSTREAM, UPSTREAM.host, self._on_closed)
         self.closed = 0
 
     def connect(self) -> tuple[UpstreamConnection, FarEnd]:
-        connection = UpstreamConnection(self._on_opened, self._on_closed)
+        connection = UpstreamConnection(self.server)
         return connection, MemoryTransport(connection).far
 
-    def _on_opened(self, _: UpstreamConnection) -> None:
-        self.opened += 1
-
-    def _on_closed(self, _: UpstreamConnection) -> None:
+    def _on_closed(self, connection: UpstreamConnection, error: Exception | None) -> None:
         self.closed += 1
 
 
@@ -37,6 +36,7 @@ async def test_a_connection_that_is_gone_takes_everything_without_a_word() -> No
     """Whoever holds it hears of its end a turn later than it came."""
     counts = Counts()
     connection, upstream = counts.connect()
+    assert counts.server.open == {connection}
     upstream.reset()
     await turns()
     assert not connection.is_open
@@ -47,7 +47,7 @@ async def test_a_connection_that_is_gone_takes_everything_without_a_word() -> No
     connection.close()
     connection.abort()
     assert upstream.received == b""
-    assert (counts.opened, counts.closed) == (1, 1)
+    assert (counts.server.open, counts.closed) == (set(), 1)
 
 
 async def test_a_new_connection_is_as_good_as_a_used_one() -> None:

@@ -71,7 +71,7 @@ async def test_an_upstream_that_does_not_answer_the_knock() -> None:
         assert read_one(client.received).status == 504
         assert talk.reasons() == ["connect_timeout"]
         assert talk.spent() == 0
-        assert not talk.pool.is_full
+        assert not talk.cluster.is_full
 
 
 @pytest.mark.parametrize(

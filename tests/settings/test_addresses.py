@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.settings import StoreURL, UpstreamURL
+from sidecar.settings import StoreURL, UnixURL, UpstreamURL
 from sidecar.settings.addresses import (
     FILE,
     HOST,
@@ -22,34 +22,72 @@ from sidecar.settings.addresses import (
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port", "authority"),
+    ("text", "host", "port", "url"),
     [
-        pytest.param("http://127.0.0.1:9001", "127.0.0.1", 9001, "127.0.0.1:9001", id="ipv4"),
-        pytest.param("http://[::1]:9001", "::1", 9001, "[::1]:9001", id="ipv6"),
-        pytest.param("http://[FD00::A]", "fd00::a", 80, "[fd00::a]", id="ipv6-without-port"),
-        pytest.param("http://chat", "chat", 80, "chat", id="name"),
-        pytest.param("http://chat_api:80", "chat_api", 80, "chat_api", id="container-name"),
+        pytest.param("http://127.0.0.1:9001", "127.0.0.1", 9001, None, id="ipv4"),
+        pytest.param("http://[::1]:9001", "::1", 9001, None, id="ipv6"),
+        pytest.param("http://[FD00::A]", "fd00::a", 80, "http://[fd00::a]", id="without-port"),
+        pytest.param("http://chat", "chat", 80, None, id="name"),
+        pytest.param("http://chat_api:80", "chat_api", 80, "http://chat_api", id="container-name"),
         pytest.param(
-            "HTTP://Chat.Example:81", "chat.example", 81, "chat.example:81", id="capitals"
+            "HTTP://Chat.Example:81", "chat.example", 81, "http://chat.example:81", id="capitals"
         ),
+        pytest.param("https://chat", "chat", 443, None, id="https"),
+        pytest.param("HTTPS://chat:443", "chat", 443, "https://chat", id="https-port"),
+        pytest.param("https://chat:80", "chat", 80, None, id="https-on-the-others-port"),
+        pytest.param("http://chat:443", "chat", 443, None, id="http-on-the-others-port"),
     ],
 )
 def test_an_upstream_url_gives_host_port_and_authority(
-    text: str, host: str, port: int, authority: str
+    text: str, host: str, port: int, url: str | None
 ) -> None:
-    url = UPSTREAM_URL.parse(text)
-    assert (url.host, url.port, url.authority) == (host, port, authority)
-    assert str(url) == f"http://{authority}"
+    read = UPSTREAM_URL.parse(text)
+    assert isinstance(read, UpstreamURL)
+    assert (read.host, read.port) == (host, port)
+    assert str(read) == (url or text)
+    assert read.authority == str(read).partition("://")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_name"),
+    [
+        ("http://chat", True),
+        ("https://a.b:1", True),
+        ("http://10.0.0.1", False),
+        ("http://[::1]", False),
+    ],
+)
+def test_a_host_that_is_no_address_has_to_be_resolved(text: str, is_name: bool) -> None:
+    read = UPSTREAM_URL.parse(text)
+    assert isinstance(read, UpstreamURL)
+    assert read.is_name is is_name
 
 
 @given(
     host=st.ip_addresses().map(str)
     | st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z])?", fullmatch=True),
     port=st.integers(1, 65535),
+    scheme=st.sampled_from(("http", "https")),
 )
-def test_an_upstream_url_reads_back_what_it_writes(host: str, port: int) -> None:
-    url = UpstreamURL(host, port)
+def test_an_upstream_url_reads_back_what_it_writes(host: str, port: int, scheme: str) -> None:
+    url = UpstreamURL(host, port, scheme)
     assert UPSTREAM_URL.parse(str(url)) == url
+
+
+@pytest.mark.parametrize(
+    "path", ["/run/chat.sock", "/run/a b.sock", "/x", "/" + "x" * 106, "/" + "é" * 53]
+)
+def test_a_unix_socket_is_named_by_its_path(path: str) -> None:
+    url = UPSTREAM_URL.parse(f"unix:{path}")
+    assert url == UnixURL(path)
+    assert str(url) == f"unix:{path}"
+    assert url.authority == "localhost"
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 107, "/" + "é" * 54])
+def test_a_path_that_no_socket_can_have_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"^must be a socket whose path has at most 107 bytes$"):
+        UPSTREAM_URL.parse(f"unix:{path}")
 
 
 @pytest.mark.parametrize(
@@ -57,12 +95,17 @@ def test_an_upstream_url_reads_back_what_it_writes(host: str, port: int) -> None
     [
         pytest.param("", id="empty"),
         pytest.param("127.0.0.1:9001", id="no-scheme"),
-        pytest.param("https://chat", id="https"),
-        pytest.param("unix:/run/chat.sock", id="unix"),
+        pytest.param("ftp://chat", id="another-scheme"),
+        pytest.param("http+unix://%2Frun%2Fchat.sock", id="unix-in-http"),
+        pytest.param("unix:", id="no-path"),
+        pytest.param("unix:chat.sock", id="relative-path"),
+        pytest.param("unix:///run/chat.sock", id="unix-with-slashes"),
+        pytest.param("unix:/run/", id="directory"),
+        pytest.param("unix:/run/chat\0.sock", id="nul"),
         pytest.param("http://", id="no-host"),
         pytest.param("http://:9001", id="port-alone"),
         pytest.param("http://chat/", id="slash"),
-        pytest.param("http://chat/v1", id="path"),
+        pytest.param("https://chat/v1", id="path"),
         pytest.param("http://chat?x=1", id="query"),
         pytest.param("http://chat#x", id="fragment"),
         pytest.param("http://user:password@chat", id="userinfo"),
@@ -79,8 +122,9 @@ def test_an_upstream_url_reads_back_what_it_writes(host: str, port: int) -> None
         pytest.param("http://münchen.example", id="not-ascii"),
     ],
 )
-def test_an_upstream_url_is_scheme_host_and_port_alone(text: str) -> None:
-    with pytest.raises(ValueError, match=r'^must be "http://host" or "http://host:port"'):
+def test_an_upstream_url_is_scheme_host_and_port_or_a_path_alone(text: str) -> None:
+    expected = r'^must be "http://host:port", "https://host:port" or "unix:/path" and nothing after'
+    with pytest.raises(ValueError, match=expected):
         UPSTREAM_URL.parse(text)
 
 

@@ -161,6 +161,7 @@ def test_listeners_that_do_not_meet_stand_side_by_side(head: str) -> None:
         pytest.param("http://[::1]:8080", "listen", id="any-host-by-ipv6"),
         pytest.param("http://0.0.0.0:8080", "listen", id="any-host-by-any"),
         pytest.param("http://127.0.0.1:9090", "admin", id="admin"),
+        pytest.param("https://127.0.0.1:8080", "listen", id="https"),
     ],
 )
 def test_an_upstream_is_not_the_sidecar_itself(url: str, section: str) -> None:
@@ -170,9 +171,39 @@ def test_an_upstream_is_not_the_sidecar_itself(url: str, section: str) -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["http://chat:8080", "http://10.0.0.1:8080", "http://localhost:80"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://chat:8080",
+        "http://10.0.0.1:8080",
+        "http://localhost:80",
+        "https://localhost",
+        "unix:/run/chat.sock",
+    ],
+)
 def test_an_upstream_elsewhere_may_have_the_same_port(url: str) -> None:
     read(config(f'upstreams.other.urls = ["{url}"]'))
+
+
+def test_a_url_is_named_once() -> None:
+    """Twice, it would get twice the requests, which is not how anybody would say that."""
+    text = config('upstreams.other.urls = ["http://a", "unix:/a", "http://A:80/", "HTTP://A:80"]')
+    assert lines_in(text)[1] == "upstreams.other.urls[3]: urls[0] is the same"
+
+
+@pytest.mark.parametrize("tls", ['server_name = "a.test"', 'ca_file = "/dev/null"'])
+def test_settings_for_tls_need_a_url_with_tls(tls: str) -> None:
+    """Whoever sets them believes that the connection is encrypted."""
+    text = config(f'upstreams.other = {{ urls = ["http://a"], tls = {{ {tls} }} }}')
+    assert lines_in(text)[0] == (
+        'upstreams.other.tls: binds nothing: none of the urls is "https://…"'
+    )
+    secured = text.replace('"http://a"', '"http://a", "https://b"')
+    assert "binds nothing" not in "".join(lines_in(secured + "x = 1"))
+
+
+def test_an_empty_table_for_tls_is_no_mistake() -> None:
+    read(config('upstreams.other = { urls = ["http://a"], tls = {} }'))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +216,8 @@ def test_an_upstream_elsewhere_may_have_the_same_port(url: str) -> None:
         "upstreams.a = 3",
         "upstreams.a.urls = 4",
         "upstreams.a.urls = [5]",
+        "upstreams.a = { urls = ['https://a'], tls = 6 }",
+        "upstreams.a = { urls = ['https://a'], tls.ca_file = 7 }",
     ],
 )
 def test_a_mistake_hides_none_of_the_disagreements(head: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.settings.reference import page_with_reference
-from sidecar.settings.sections import Route, Section, Settings, Upstream
+from sidecar.settings.sections import Health, Route, Section, Settings, Upstream, UpstreamTLS
 from tests.certificates import Authority
 from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
@@ -27,7 +27,9 @@ PAGE = PAGE_PATH.read_text(encoding="utf-8")
 
 # What stands there switched off, because it has no default.
 WHOLE_EXAMPLE = re.sub(r"(?m)^# (?=\w+ = )", "", EXAMPLE)
-ENVIRON = dict.fromkeys(("BETTER_AUTH_SECRET", "INTERNAL_TOKEN", "TLS_KEY_PASSWORD"), SECRET)
+ENVIRON = dict.fromkeys(
+    ("BETTER_AUTH_SECRET", "INTERNAL_TOKEN", "TLS_KEY_PASSWORD", "UPSTREAM_KEY_PASSWORD"), SECRET
+)
 
 
 def tables(tree: Any, section: type[Section], name: str = "") -> Iterator[Any]:
@@ -41,9 +43,12 @@ def tables(tree: Any, section: type[Section], name: str = "") -> Iterator[Any]:
 
 def all_tables(text: str) -> list[Any]:
     tree = tomllib.loads(text)
+    upstreams = tree["upstreams"].values()
     return [
         *tables(tree, Settings),
-        ("upstreams.", Upstream, list(tree["upstreams"].values())),
+        ("upstreams.", Upstream, list(upstreams)),
+        ("upstreams.tls.", UpstreamTLS, [each["tls"] for each in upstreams if "tls" in each]),
+        ("upstreams.health.", Health, [each["health"] for each in upstreams if "health" in each]),
         ("routes.", Route, tree["routes"]),
     ]
 
@@ -60,8 +65,14 @@ def test_the_example_is_valid_as_it_stands() -> None:
 
 
 def test_what_the_example_has_switched_off_is_valid_too(tmp_path: Path) -> None:
-    Authority().issue(tmp_path)
-    settings = read(WHOLE_EXAMPLE, ENVIRON, tmp_path)
+    authority = Authority()
+    authority.issue(tmp_path)
+    authority.issue(tmp_path, name="sidecar")
+    authority.write_root(tmp_path / "ca.pem")
+    text = WHOLE_EXAMPLE.replace("http://127.0.0.1:9002", "https://127.0.0.1:9002")
+    settings = read(text, ENVIRON, tmp_path)
+    assert settings.upstreams["export"].tls.server_name == "export.internal"
+    assert settings.upstreams["chat"].health.path == "/healthz"
     assert settings.session.cookie_name == "studio_sid"
     assert settings.identity.internal_token is not None
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from sidecar.settings.indirection import MAX_FILE_BYTES
+from sidecar.settings.indirection import MAX_FILE_BYTES, resolve
 from tests.settings.configs import SECRET, config, lines_in, problem_in, read
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SESSIONS = '["api_key", "session"]'
 
@@ -38,6 +35,22 @@ def test_a_relative_file_counts_from_the_configuration_and_an_absolute_one_from_
     (tmp_path / "host").write_text("10.0.0.1")
     for name in ("host", tmp_path / "host"):
         assert read(config(f'listen.host = "file:{name}"'), base=tmp_path).listen.host == "10.0.0.1"
+
+
+@pytest.mark.parametrize("base", ["etc", "/etc/sidecar"])
+@pytest.mark.parametrize("name", ["ca.pem", "/run/ca.pem", "env:CA"])
+def test_a_file_that_is_named_counts_from_the_configuration(name: str, base: str) -> None:
+    tree = {"a": {"ca_file": name, "file": name, "list_file": [name]}}
+    resolved, mistakes = resolve(tree, {"CA": "sub/ca.pem"}, Path(base))
+    plain = {"env:CA": "sub/ca.pem"}.get(name, name)
+    assert mistakes == []
+    assert resolved["a"] == {
+        "ca_file": str(Path(base, plain)),
+        "file": plain,
+        "list_file": [plain],
+    }
+    if name.startswith("env:"):
+        assert "sub" not in repr(resolved), "what comes from outside is never shown"
 
 
 def test_any_text_may_come_from_outside(tmp_path: Path) -> None:

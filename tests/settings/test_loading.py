@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sidecar.settings import SettingsError, StoreURL, find, load
+from sidecar.settings import SettingsError, StoreURL, UpstreamURL, find, load
 from sidecar.settings.loading import MAX_BYTES
 from tests.settings.configs import SECRET, config, error_in, read
 
@@ -34,7 +34,7 @@ def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert settings.store.url == StoreURL(Path("var/sidecar.db"))
     assert settings.store.cache.stale == 300.0
     assert settings.session.cookie_name is None
-    assert settings.upstreams["chat"].urls[0].port == 9001
+    assert settings.upstreams["chat"].urls == (UpstreamURL("127.0.0.1", 9001),)
     assert settings.upstreams["chat"].connect == 5.0
     (route,) = settings.routes
     assert (route.path, route.upstream, route.auth) == ("/v1/chat", "chat", ("session",))
