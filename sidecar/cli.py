@@ -21,7 +21,7 @@ from sidecar.app import Sidecar, StartError, key_pair, serve
 from sidecar.demo import server as demonstration
 from sidecar.demo.workspace import DirectoryUnusable
 from sidecar.observe import app_log
-from sidecar.settings import Problem, SettingsError, find, load
+from sidecar.settings import Problem, SettingsError, UpstreamURL, find, load
 from sidecar.settings.key_pairs import CertificateError
 from sidecar.settings.validity import complaint
 from sidecar.store.base import LayoutError, StoreError
@@ -30,7 +30,7 @@ from sidecar.store.sqlite import SQLiteStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.settings import ListenTLS, Route, Settings
+    from sidecar.settings import ListenTLS, Route, Settings, Upstream
     from sidecar.settings.validity import Validity
 
 MISTAKE = 1
@@ -134,8 +134,8 @@ def demo(port: int, directory: Path | None) -> None:
 def check(config: Path | None, as_json: bool) -> None:
     """Check the configuration, the certificate and the store.
 
-    Shows which Better Auth wrote the store and what each route demands. Starts nothing and changes
-    nothing; exits 1 with every mistake that was found.
+    Shows which Better Auth wrote the store, where upstreams are and what each route demands. Starts
+    nothing and changes nothing; exits 1 with every mistake that was found.
     """
     report = _report_on(config)
     if as_json:
@@ -213,11 +213,15 @@ def _as_json(report: _Report) -> dict[str, object]:
         "warnings": report.warnings,
         "tls": _tls_as_json(report),
         "store": settings and {"url": str(settings.store.url), "found": report.store},
+        "upstreams": {
+            name: _upstream_as_json(upstream) for name, upstream in settings.upstreams.items()
+        }
+        if settings
+        else {},
         "routes": [
             {
                 "path": route.path,
                 "upstream": route.upstream,
-                "url": _url_of(settings, route),
                 "auth": route.auth,
                 "organization": route.organization,
                 "roles": route.roles,
@@ -240,6 +244,27 @@ def _tls_as_json(report: _Report) -> dict[str, object] | None:
     return {"cert_file": str(tls.cert_file), "until": until}
 
 
+def _upstream_as_json(upstream: Upstream) -> dict[str, object]:
+    tls, health = upstream.tls, upstream.health
+    return {
+        "urls": [str(url) for url in upstream.urls],
+        "host": upstream.host,
+        "max_connections": upstream.max_connections,
+        "max_pending": upstream.max_pending,
+        "queue_timeout_s": upstream.queue_timeout,
+        "tls": {
+            "ca_file": tls.ca_file and str(tls.ca_file),
+            "cert_file": tls.cert_file and str(tls.cert_file),
+            "server_name": tls.server_name,
+        }
+        if _has_tls(upstream)
+        else None,
+        "health": {"path": health.path, "interval_s": health.interval, "timeout_s": health.timeout}
+        if health.path
+        else None,
+    }
+
+
 def _show(report: _Report) -> None:
     settings = report.settings
     if settings:
@@ -248,26 +273,46 @@ def _show(report: _Report) -> None:
             until = f"until {report.validity.ends:%Y-%m-%d}" if report.validity else "not usable"
             click.echo(f"tls     {tls.cert_file}: {until}")
         click.echo(f"store   {settings.store.url}: {report.store or 'not usable'}")
-        click.echo()
-        for line in _table([_COLUMNS, *(_cells(settings, route) for route in settings.routes)]):
-            click.echo(line)
+        upstreams = (_upstream_cells(name, each) for name, each in settings.upstreams.items())
+        routes = (_route_cells(settings, route) for route in settings.routes)
+        for table in ([_UPSTREAMS, *upstreams], [_ROUTES, *routes]):
+            click.echo()
+            for line in _table(table):
+                click.echo(line)
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
     if report.problems:
         click.echo(str(SettingsError(report.config, report.problems)), err=True)
 
 
-_COLUMNS = ("PATH", "UPSTREAM", "AUTH", "ORGANIZATION", "ROLES", "PERMISSIONS", "METHODS", "BODY")
+_UPSTREAMS = ("UPSTREAM", "URLS", "CONNECTIONS", "TLS", "HEALTH")
+_ROUTES = ("PATH", "UPSTREAM", "AUTH", "ORGANIZATION", "ROLES", "PERMISSIONS", "METHODS", "BODY")
 _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
 
 
-def _cells(settings: Settings, route: Route) -> Sequence[str]:
+def _upstream_cells(name: str, upstream: Upstream) -> Sequence[str]:
+    return (
+        name,
+        ", ".join(map(str, upstream.urls)),
+        str(upstream.max_connections),
+        (upstream.tls.ca_file and str(upstream.tls.ca_file)) or "the system's authorities"
+        if _has_tls(upstream)
+        else "-",
+        upstream.health.path or "-",
+    )
+
+
+def _has_tls(upstream: Upstream) -> bool:
+    return any(isinstance(url, UpstreamURL) and url.scheme == "https" for url in upstream.urls)
+
+
+def _route_cells(settings: Settings, route: Route) -> Sequence[str]:
     actions = (
         f"{resource}:{action}" for resource, names in route.permissions.items() for action in names
     )
     return (
         route.path,
-        f"{route.upstream} ({_url_of(settings, route)})",
+        route.upstream,
         ", ".join(route.auth) or "public",
         route.organization if route.auth else "-",
         " or ".join(route.roles) or "-",
@@ -283,10 +328,6 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
-
-
-def _url_of(settings: Settings, route: Route) -> str:
-    return ", ".join(map(str, settings.upstreams[route.upstream].urls))
 
 
 def _body_bytes(settings: Settings, route: Route) -> int:

@@ -161,13 +161,16 @@ def test_check_shows_the_store_and_what_each_route_demands(config: Path, databas
         f"store   sqlite:///{database}: Better Auth 1.5 to 1.7 (keys belong to their referenceId);"
         " camelCase columns; no dates yet; with bans\n"
         "\n"
-        "PATH            UPSTREAM                      AUTH              ORGANIZATION"
+        "UPSTREAM  URLS                   CONNECTIONS  TLS  HEALTH\n"
+        "chat      http://127.0.0.1:9001  512          -    -\n"
+        "\n"
+        "PATH            UPSTREAM  AUTH              ORGANIZATION"
         "  ROLES           PERMISSIONS            METHODS    BODY\n"
-        "/v1/chat        chat (http://127.0.0.1:9001)  api_key, session  required    "
+        "/v1/chat        chat      api_key, session  required    "
         "  -               -                      all        10MiB\n"
-        "/v1/chat/admin  chat (http://127.0.0.1:9001)  session, api_key  optional    "
+        "/v1/chat/admin  chat      session, api_key  optional    "
         "  owner or admin  chat:read, chat:write  GET, POST  1536B\n"
-        "/status         chat (http://127.0.0.1:9001)  public            -           "
+        "/status         chat      public            -           "
         "  -               -                      all        64KiB\n"
     )
 
@@ -186,10 +189,20 @@ def test_check_prints_the_same_as_one_json_document(config: Path, database: Path
         "/v1/chat/admin",
         "/status",
     ]
+    assert document["upstreams"] == {
+        "chat": {
+            "urls": ["http://127.0.0.1:9001"],
+            "host": "client",
+            "max_connections": 512,
+            "max_pending": 1024,
+            "queue_timeout_s": 5.0,
+            "tls": None,
+            "health": None,
+        }
+    }
     assert document["routes"][1] == {
         "path": "/v1/chat/admin",
         "upstream": "chat",
-        "url": "http://127.0.0.1:9001",
         "auth": ["session", "api_key"],
         "organization": "optional",
         "roles": ["owner", "admin"],
@@ -197,6 +210,64 @@ def test_check_prints_the_same_as_one_json_document(config: Path, database: Path
         "methods": ["GET", "POST"],
         "body_bytes": 1536,
     }
+
+
+CLUSTER = """
+urls = ["https://a.test", "http://b.test:81", "unix:/run/chat.sock"]
+[upstreams.chat.tls]
+{tls}
+[upstreams.chat.health]
+path = "/healthz"
+[upstreams.export]
+urls = ["https://export.test"]
+"""
+
+
+def with_cluster(config: Path, tls: str) -> Path:
+    """Return a configuration like *config* with an upstream of several servers."""
+    made = config.with_name("cluster.toml")
+    urls = 'urls = ["http://127.0.0.1:9001"]'
+    made.write_text(config.read_text().replace(urls, CLUSTER.format(tls=tls)))
+    return made
+
+
+def test_check_shows_where_upstreams_are_and_how_they_are_verified(config: Path) -> None:
+    ca_file = Authority().write_root(config.with_name("ca.pem"))
+    path = with_cluster(config, 'ca_file = "ca.pem"\nserver_name = "chat.internal"')
+    result = invoke("check", "--config", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = [re.split(" {2,}", line) for line in result.stdout.splitlines()[3:6]]
+    assert rows == [
+        ["UPSTREAM", "URLS", "CONNECTIONS", "TLS", "HEALTH"],
+        [
+            *("chat", "https://a.test, http://b.test:81, unix:/run/chat.sock", "512"),
+            *(str(ca_file), "/healthz"),
+        ],
+        ["export", "https://export.test", "512", "the system's authorities", "-"],
+    ]
+    document = json.loads(invoke("check", "--config", path, "--json").stdout)
+    chat, export = document["upstreams"]["chat"], document["upstreams"]["export"]
+    assert chat["tls"] == {
+        "ca_file": str(ca_file),
+        "cert_file": None,
+        "server_name": "chat.internal",
+    }
+    assert chat["health"] == {"path": "/healthz", "interval_s": 5.0, "timeout_s": 2.0}
+    assert export["tls"] == {"ca_file": None, "cert_file": None, "server_name": None}
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_certificate_that_cannot_be_used_is_told_with_its_place(
+    config: Path, command: str
+) -> None:
+    path = with_cluster(config, 'ca_file = "ca.pem"\ncert_file = "sidecar.pem"')
+    result = invoke(command, "--config", path)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"{path}: 2 problems",
+        "  upstreams.chat.tls.ca_file: cannot be read: no such file or directory",
+        "  upstreams.chat.tls.cert_file: needs key_file beside it",
+    ]
 
 
 def test_check_tells_mistakes_as_json_too(tmp_path: Path) -> None:
