@@ -128,7 +128,7 @@ class Exchange:
     _identity: Identity | None = None
     _decision: Decision | None = None
     _pending: Pending | None = None
-    _pool: Cluster | None = None
+    _cluster: Cluster | None = None
     _connecting: asyncio.Task[None] | None = None
     _connection: UpstreamConnection | None = None
     _upstream_full = False
@@ -295,29 +295,29 @@ class Exchange:
 
     def _forward(self) -> None:
         assert self._route is not None  # noqa: S101 - decided on before
-        pool = self._pool = self._plane.clusters[self._route.upstream]
-        connection = pool.take_idle()
+        cluster = self._cluster = self._plane.clusters[self._route.upstream]
+        connection = cluster.take_idle()
         if connection is not None:
-            self._send(pool, connection)
+            self._send(cluster, connection)
         else:
-            self._open(pool)
+            self._open(cluster)
 
-    def _open(self, pool: Cluster, *, is_retry: bool = False) -> None:
+    def _open(self, cluster: Cluster, *, is_retry: bool = False) -> None:
         """Send the request on a connection of its own, or the next that becomes free."""
-        if pool.is_full:
+        if cluster.is_full:
             self._refuse(UPSTREAM_BUSY)
         else:
             self._state = _CONNECTING
             self._client.deadline = _FOREVER  # connecting has a timeout of its own
-            self._connecting = self._plane.spawn(self._connect(pool, is_retry=is_retry))
+            self._connecting = self._plane.spawn(self._connect(cluster, is_retry=is_retry))
 
-    async def _connect(self, pool: Cluster, *, is_retry: bool) -> None:
+    async def _connect(self, cluster: Cluster, *, is_retry: bool) -> None:
         try:
             try:
-                connection = await pool.connect(is_retry=is_retry)
+                connection = await cluster.connect(is_retry=is_retry)
             finally:
                 self._connecting = None
-            self._send(pool, connection)
+            self._send(cluster, connection)
         except Refused as refused:
             self._refuse(refused.refusal)
         except Exception:
@@ -325,18 +325,18 @@ class Exchange:
             _logger.exception("a request failed inside the sidecar")
             self.give_up()
 
-    def _send(self, pool: Cluster, connection: UpstreamConnection) -> None:
+    def _send(self, cluster: Cluster, connection: UpstreamConnection) -> None:
         head = self._head
         plane = self._plane
         self._state = _FORWARDING
         self._connection = connection
         now = self._upstream_started = plane.clock.monotonic()
         connection.begin(self, to_head=head.method == b"HEAD", may_switch=self._wants_websocket)
-        raw = self._upstream_head(pool, head)
+        raw = self._upstream_head(cluster, head)
         if self._body is None:
             connection.request_sent = True
             connection.write(raw)
-            self._client.deadline = now + pool.response_timeout_s
+            self._client.deadline = now + cluster.response_timeout_s
         else:
             self._send_with_body(connection, head, raw, self._body)
 
@@ -358,16 +358,16 @@ class Exchange:
                 self._client.resume_reading()
         self._touch()
 
-    def _upstream_head(self, pool: Cluster, head: RequestHead) -> bytes:
+    def _upstream_head(self, cluster: Cluster, head: RequestHead) -> bytes:
         """Return the head that the upstream gets."""
         assert self._target is not None  # noqa: S101 - checked before
         client = self._client
         plane = self._plane
         peer = client.peer
         forwarded = head.forwarded
-        if not pool.keeps_host:
+        if not cluster.keeps_host:
             assert self._connection is not None  # noqa: S101 - whose head this is
-            forwarded = pool.with_own_host(forwarded, self._connection)
+            forwarded = cluster.with_own_host(forwarded, self._connection)
         return b"%b %b HTTP/1.1\r\n%b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             self._target.origin_form,
@@ -461,8 +461,8 @@ class Exchange:
         elif self.needs_body and not self._upstream_full:
             self._fail_request(BODY_TIMEOUT)
         else:
-            if self._connection is not None and self._pool is not None:
-                self._pool.report_failure(self._connection, RESPONSE_TIMEOUT)
+            if self._connection is not None and self._cluster is not None:
+                self._cluster.report_failure(self._connection, RESPONSE_TIMEOUT)
             self._drop_connection()
             self._refuse(RESPONSE_TIMEOUT)
 
@@ -557,8 +557,8 @@ class Exchange:
             self._transfer = None
         client = self._client
         client.write(raw)
-        if connection is not None and self._pool is not None:
-            self._pool.give_back(connection)
+        if connection is not None and self._cluster is not None:
+            self._cluster.give_back(connection)
         self._state = _DONE
         self._plane.requests -= 1
         if self._plane.log is not None:
@@ -570,19 +570,19 @@ class Exchange:
         connection, self._connection = self._connection, None
         if (
             unheard
-            and self._pool is not None
+            and self._cluster is not None
             and connection is not None
             and self._may_repeat(connection)
         ):
             self._upstream_full = False
-            self._open(self._pool, is_retry=True)
+            self._open(self._cluster, is_retry=True)
             return
         self.flush()
         if self._status:
             self._break(refusal.reason)
         else:
-            if connection is not None and self._pool is not None:
-                self._pool.report_failure(connection, refusal)
+            if connection is not None and self._cluster is not None:
+                self._cluster.report_failure(connection, refusal)
             self._refuse(refusal)
 
     def _may_repeat(self, connection: UpstreamConnection) -> bool:
@@ -739,15 +739,15 @@ class Exchange:
 
     def _touch(self) -> None:
         """Set the time until which something has to move."""
-        pool = self._pool
-        if pool is None or self._state == _DONE:
+        cluster = self._cluster
+        if cluster is None or self._state == _DONE:
             return
         if self._status:
-            allowed_s = pool.idle_timeout_s
+            allowed_s = cluster.idle_timeout_s
         elif self.needs_body and not self._upstream_full:
             allowed_s = self._plane.timeouts.body_s
         else:
-            allowed_s = pool.response_timeout_s
+            allowed_s = cluster.response_timeout_s
         self._client.deadline = self._plane.clock.monotonic() + allowed_s
 
     def _limit_lines(self) -> bytes:
@@ -778,8 +778,8 @@ class Exchange:
             entry.organization = self._identity.organization_id
             entry.user = self._identity.user_id
             entry.key_id = self._identity.key_id
-        if self._pool is not None:
-            entry.upstream = self._pool.name
+        if self._cluster is not None:
+            entry.upstream = self._cluster.name
         now = plane.clock.monotonic()
         entry.duration_s = now - self._started
         if self._upstream_started:

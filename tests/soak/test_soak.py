@@ -50,8 +50,8 @@ LOOK = Look(
             id="descriptor",
         ),
         pytest.param(
-            replace(LOOK, tasks=Counter({"Gateway._sweep": 1, "Pool.connect": 2})),
-            ["tasks: {'Pool.connect': 2}"],
+            replace(LOOK, tasks=Counter({"Gateway._sweep": 1, "Cluster.connect": 2})),
+            ["tasks: {'Cluster.connect': 2}"],
             id="task",
         ),
         pytest.param(
