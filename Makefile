@@ -81,9 +81,9 @@ lock: compile = $(uv)/bin/uv pip compile --quiet --no-config --universal --pytho
 lock: ## Write the lock files anew
 	@test -x $(uv)/bin/uv || { $(find_python) && "$$python" -m venv --clear $(uv) \
 		&& $(uv)/bin/python -m pip --disable-pip-version-check -qq install uv==$(UV_VERSION); }
-	$(compile) pyproject.toml -o requirements.lock
+	$(compile) pyproject.toml --all-extras -o requirements.lock
 	$(compile) --group build -c requirements.lock -o requirements-build.lock
-	$(compile) pyproject.toml --group dev -c requirements.lock -c requirements-build.lock \
+	$(compile) pyproject.toml --all-extras --group dev -c requirements.lock -c requirements-build.lock \
 		-o requirements-dev.lock
 	$(if $(wildcard bench/requirements.in),$(compile) bench/requirements.in \
 		-c requirements-dev.lock -o bench/requirements.lock)

@@ -38,12 +38,13 @@ from sidecar.routes import Route, RouteTable
 from sidecar.settings import UnixURL
 from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
-from sidecar.store.base import LayoutError, StoreUnavailable
-from sidecar.store.sqlite import SQLiteStore
+from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
+from sidecar.store.making import make_store
 
 if TYPE_CHECKING:
     from sidecar import settings as config
     from sidecar.proxy.discovery import Resolver
+    from sidecar.store.base import Store
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
@@ -72,7 +73,7 @@ class Sidecar:
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._store = SQLiteStore(settings.store.url.path, timeout_s=settings.store.timeout)
+        self._store = _store(settings)
         self._writer = BatchWriter(log_descriptor) if settings.log.access else None
         self._opener: asyncio.Task[None] | None = None
         failed = settings.limits.failures
@@ -255,8 +256,15 @@ async def _start_listener(listener: Gateway | Admin, name: str, host: str, port:
         ) from error
 
 
+def _store(settings: config.Settings) -> Store:
+    try:
+        return make_store(settings.store)
+    except DriverMissing as error:
+        raise StartError(f"store: {error}") from error
+
+
 def _authenticator(
-    settings: config.Settings, store: SQLiteStore, failures: FailureLimiter, clock: Clock
+    settings: config.Settings, store: Store, failures: FailureLimiter, clock: Clock
 ) -> Authenticator:
     session, cache = settings.session, settings.store.cache
 

@@ -24,8 +24,8 @@ from sidecar.observe import app_log
 from sidecar.settings import Problem, SettingsError, UpstreamURL, find, load
 from sidecar.settings.key_pairs import CertificateError
 from sidecar.settings.validity import complaint
-from sidecar.store.base import LayoutError, StoreError
-from sidecar.store.sqlite import SQLiteStore
+from sidecar.store.base import DriverMissing, LayoutError, StoreError
+from sidecar.store.making import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ def _foreseen() -> Iterator[None]:
 def _is_mistake(error: Exception) -> bool:
     """Tell a mistake of the operator's, a store of another application among them, from failure."""
     mistakes = (SettingsError, DirectoryUnusable, LayoutError)
-    causes = (LayoutError, CertificateError)
+    causes = (LayoutError, DriverMissing, CertificateError)
     return isinstance(error, mistakes) or isinstance(error.__cause__, causes)
 
 
@@ -197,7 +197,7 @@ def _look_at_certificate(
 
 
 async def _look_into(settings: Settings) -> str:
-    store = SQLiteStore(settings.store.url.path, timeout_s=settings.store.timeout)
+    store = make_store(settings.store)
     try:
         return await store.inspect()
     finally:

@@ -25,6 +25,9 @@ COOKIES = tuple(
 
 FOLDERS = (*DATABASES, *COOKIES)
 
+DUMP = "postgres-1.7"
+"""The folder with a dump of PostgreSQL, keys and sessions."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,6 +78,11 @@ def config(folder: str) -> dict[str, Any]:
 def copy_database(folder: str, directory: Path) -> Path:
     """Return a copy of a folder's database to work on, in *directory*."""
     return Path(shutil.copyfile(_DATA / folder / "auth.sqlite", directory / "auth.sqlite"))
+
+
+def dump(folder: str) -> str:
+    """Return the SQL that makes a folder's database in PostgreSQL."""
+    return (_DATA / folder / "dump.sql").read_text(encoding="utf-8")
 
 
 def _load(folder: str, name: str) -> Any:

@@ -1,7 +1,35 @@
 """What holds for every test."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+from tests import betterauth
+from tests.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.settings.store_urls import PostgresURL
 
 # How long an example takes is the machine's doing; a test that hangs is ended by its timeout.
 settings.register_profile("sidecar", parent=settings(), deadline=None)
 settings.load_profile("sidecar")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run one server for all tests that need any."""
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_dump(postgres_server: PostgresServer) -> PostgresURL:
+    """Load what Better Auth wrote into PostgreSQL; it is only read."""
+    postgres_server.make_database(betterauth.DUMP, betterauth.dump(betterauth.DUMP))
+    return postgres_server.url(database=betterauth.DUMP)

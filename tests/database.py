@@ -20,6 +20,7 @@ import json
 import secrets
 import sqlite3
 import string
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Self
@@ -40,14 +41,19 @@ class Layout:
     owner: Literal["userId", "referenceId"] = "referenceId"
     snake_case: bool = False
     plural: bool = False
-    dates: Literal["iso", "milliseconds", "seconds"] = "iso"
+    dates: Literal["iso", "milliseconds", "seconds", "timestamp", "timestamptz"] = "iso"
     admin: bool = False
     cascade: bool = True
     indexes: bool = True
     metadata_twice: bool = False
     """Metadata is JSON in a JSON string."""
-    serial: bool = False
-    """Ids are numbers that the database counts up."""
+    ids: Literal["text", "serial", "uuid"] = "text"
+    """Serial ids are numbers that the database counts up."""
+    flags: Literal["integer", "boolean"] = "integer"
+    documents: Literal["text", "json", "jsonb", "array"] = "text"
+    """What metadata and permissions are; with arrays, permissions are and metadata is JSON."""
+    untyped: bool = False
+    """Columns hold text of any kind, where others bind."""
 
 
 LAYOUTS = {
@@ -56,7 +62,7 @@ LAYOUTS = {
     "1.4": Layout("userId"),
     "1.7": Layout(admin=True),
     "1.7-without-admin": Layout(),
-    "1.7-serial": Layout(serial=True),
+    "1.7-serial": Layout(ids="serial"),
     "1.2-drizzle": Layout("userId", snake_case=True, dates="seconds", metadata_twice=True),
     "1.3-drizzle": Layout("userId", snake_case=True, dates="milliseconds", metadata_twice=True),
     "1.7-drizzle": Layout(snake_case=True, dates="milliseconds"),
@@ -67,12 +73,12 @@ _KEY_OWNER = {
     "userId": {"userId": "text not null references user"},
     "referenceId": {"configId": "text not null", "referenceId": "text not null"},
 }
-_ADMIN = {
+ADMIN = {
     "user": {"role": "text", "banned": "integer", "banReason": "text", "banExpires": "date"},
     "session": {"impersonatedBy": "text"},
 }
 _STAMPS = {"createdAt": "date not null", "updatedAt": "date not null"}
-_TABLES = {
+TABLES = {
     "user": {
         "id": "text not null primary key",
         "name": "text not null",
@@ -159,7 +165,7 @@ _TABLES = {
         "metadata": "text",
     },
 }
-_INDEXES = (
+INDEXES = (
     *(("session", "userId"), ("account", "userId"), ("verification", "identifier")),
     *(("member", "organizationId"), ("member", "userId")),
     *(("invitation", "organizationId"), ("invitation", "email")),
@@ -283,6 +289,10 @@ class BetterAuthDatabase:
         self._insert("session", {"id": session.id, **defaults, **columns})
         return session
 
+    def add_row(self, table: str, columns: dict[str, object]) -> str:
+        """Add a row of these columns, dates in Unix seconds, and return its id."""
+        return self._insert(table, columns)
+
     def change(self, table: str, row_id: str, **columns: object) -> None:
         """Set *columns* of one row."""
         values = {self.column(name): self._stored(name, value) for name, value in columns.items()}
@@ -297,6 +307,13 @@ class BetterAuthDatabase:
         """Delete one row and nothing else, whatever refers to it."""
         where = f"WHERE {self.column('id')} = ?"
         self.execute(" ".join(("DELETE FROM", self.table(table), where)), (row_id,))
+
+    def add_bans(self) -> None:
+        """Add the admin plugin's columns, as far as they matter, where they are not there."""
+        if not self.layout.admin:
+            for name in ("banned", "banExpires"):
+                column = f"{self.column(name)} {self._declared(name, ADMIN['user'][name])}"
+                self.execute(f"ALTER TABLE {self.table('user')} ADD COLUMN {column}")
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Run any statement, in the database's own names."""
@@ -313,24 +330,27 @@ class BetterAuthDatabase:
         return '"' + "".join(f"_{each.lower()}" if each.isupper() else each for each in name) + '"'
 
     def _make_tables(self) -> None:
-        for table, columns in _TABLES.items():
-            extra = _ADMIN.get(table, {}) if self.layout.admin else {}
+        for table, columns in TABLES.items():
+            extra = ADMIN.get(table, {}) if self.layout.admin else {}
             owner = _KEY_OWNER[self.layout.owner] if table == "apikey" else {}
             parts = [
-                f"{self.column(name)} {self._declared(kind)}"
+                f"{self.column(name)} {self._declared(name, kind)}"
                 for name, kind in {**columns, **owner, **extra}.items()
             ]
             self.execute(f"CREATE TABLE {self.table(table)} ({', '.join(parts)})")
         if self.layout.indexes:
-            for table, name in (*_INDEXES, ("apikey", self.layout.owner)):
-                on = f"{self.table(table)} ({self.column(name)})"
-                self.execute(f'CREATE INDEX "{table}_{name}_idx" ON {on}')
+            self._make_indexes()
 
-    def _declared(self, kind: str) -> str:
+    def _make_indexes(self) -> None:
+        for table, name in (*INDEXES, ("apikey", self.layout.owner)):
+            on = f"{self.table(table)} ({self.column(name)})"
+            self.execute(f'CREATE INDEX "{table}_{name}_idx" ON {on}')
+
+    def _declared(self, name: str, kind: str) -> str:
         if self.layout.dates != "iso":
             kind = kind.replace("date", "integer")
         declared, _, target = kind.partition(" references ")
-        if self.layout.serial and (target or "primary key" in declared):
+        if self.layout.ids == "serial" and (target or "primary key" in declared):
             declared = declared.replace("text not null", "integer not null")
         if not target:
             return declared
@@ -339,7 +359,7 @@ class BetterAuthDatabase:
 
     def _insert(self, table: str, columns: dict[str, object]) -> str:
         created = FIRST_CREATION + self._made
-        stamps = {name: created for name in _STAMPS if name in _TABLES[table]}
+        stamps = {name: created for name in _STAMPS if name in TABLES[table]}
         row = {
             self.column(name): self._stored(name, value)
             for name, value in {**stamps, **columns}.items()
@@ -367,7 +387,7 @@ class BetterAuthDatabase:
         return name == "metadata" and self.layout.metadata_twice
 
     def _date(self, moment: float) -> object:
-        if self.layout.dates == "iso":
+        if self.layout.dates in {"iso", "timestamp", "timestamptz"}:
             written = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
             return written.replace("+00:00", "Z")
         return round(moment * 1000) if self.layout.dates == "milliseconds" else round(moment)
@@ -375,8 +395,10 @@ class BetterAuthDatabase:
     def _next_id(self, kind: str) -> str:
         """Return a new id: 32 letters, as Better Auth's are letters and digits; or a number."""
         self._made += 1
-        if self.layout.serial:
+        if self.layout.ids == "serial":
             return str(1000 + self._made)
+        if self.layout.ids == "uuid":
+            return str(uuid.uuid4())
         return kind + _letters(32 - len(kind))
 
 
@@ -388,7 +410,7 @@ def signed(token: str, secret: str) -> str:
 
 def _is_date(name: str) -> bool:
     return any(
-        columns.get(name, "").startswith("date") for columns in (*_TABLES.values(), _ADMIN["user"])
+        columns.get(name, "").startswith("date") for columns in (*TABLES.values(), ADMIN["user"])
     )
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.app import Sidecar
@@ -16,10 +17,10 @@ from sidecar.settings import parse
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-    from pathlib import Path
 
     from sidecar.clock import Clock
     from sidecar.proxy.discovery import Resolver
+    from sidecar.settings import PostgresURL
 
 TIMEOUT_S = 10.0
 """How long a test waits for what must come: long enough for a busy machine, never waited out."""
@@ -430,7 +431,7 @@ auth = []
 
 
 def configuration(
-    database: Path,
+    database: Path | PostgresURL,
     upstreams: Mapping[str, int],
     *,
     routes: str = ROUTES,
@@ -439,11 +440,12 @@ def configuration(
     internal_token: str | None = INTERNAL_TOKEN,
 ) -> str:
     """Return a configuration with *upstreams* by name and port; for the rest see `running`."""
+    url = f"sqlite:///{database}" if isinstance(database, Path) else str(database)
     return "\n".join(
         (
             '[listen]\nhost = "127.0.0.1"\nport = 0' if "[listen]" not in extra else "",
             '[admin]\nhost = "127.0.0.1"\nport = 0',
-            f'[store]\nurl = "sqlite:///{database}"' if "[store]" not in extra else "",
+            f'[store]\nurl = "{url}"' if "[store]" not in extra else "",
             f'[session]\nsecrets = ["{secret}"]' if "[session]" not in extra else "",
             f'[identity]\ninternal_token = "{internal_token}"' if internal_token else "",
             extra,
@@ -459,8 +461,9 @@ def configuration(
 
 @contextlib.asynccontextmanager
 async def running(
-    database: Path,
+    database: Path | PostgresURL,
     *,
+    directory: Path | None = None,
     routes: str = ROUTES,
     extra: str = "",
     secret: str = SECRET,
@@ -472,7 +475,7 @@ async def running(
     """Run a sidecar on *database* with recording upstreams; *extra* is TOML before the routes.
 
     `[session]` and `[identity]` are set here from *secret* and *internal_token*; keys of other
-    sections go into *extra*.
+    sections go into *extra*. A database that is no file needs a *directory* for the access log.
     """
     upstreams = upstreams or {"chat": RecordingUpstream()}
     for upstream in upstreams.values():
@@ -485,7 +488,9 @@ async def running(
         secret=secret,
         internal_token=internal_token,
     )
-    log_path = database.with_name("access.log")
+    directory = database.parent if isinstance(database, Path) else directory
+    assert directory is not None
+    log_path = directory / "access.log"
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sidecar = Sidecar(
         parse(text, source="test.toml", environ={}),

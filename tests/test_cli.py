@@ -21,6 +21,7 @@ from sidecar.cli import main
 from sidecar.settings import load
 from sidecar.store.schema import create
 from tests.certificates import Authority
+from tests.postgres import PostgresDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from sidecar.settings import Settings
+    from tests.postgres import PostgresServer
 
 SECRET = "a-secret-that-no-output-may-hold"
 CONFIG = """
@@ -38,7 +40,7 @@ port = {port}
 [admin]
 port = 0
 [store]
-url = "sqlite:///{database}"
+url = "{url}"
 [session]
 secrets = ["{secret}"]
 [upstreams.chat]
@@ -75,9 +77,10 @@ def config(tmp_path: Path, database: Path) -> Path:
     return write_config(tmp_path, database)
 
 
-def write_config(directory: Path, database: Path, port: int = 0) -> Path:
+def write_config(directory: Path, store: Path | str, port: int = 0) -> Path:
     path = directory / "sidecar.toml"
-    path.write_text(CONFIG.format(port=port, database=database, secret=SECRET))
+    url = store if isinstance(store, str) else f"sqlite:///{store}"
+    path.write_text(CONFIG.format(port=port, url=url, secret=SECRET))
     return path
 
 
@@ -272,7 +275,7 @@ def test_a_certificate_that_cannot_be_used_is_told_with_its_place(
 
 def test_check_tells_mistakes_as_json_too(tmp_path: Path) -> None:
     path = tmp_path / "sidecar.toml"
-    path.write_text(CONFIG.format(port=70000, database="x.db", secret=SECRET))
+    path.write_text(CONFIG.format(port=70000, url="sqlite:///x.db", secret=SECRET))
     result = invoke("check", "--config", path, "--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -567,3 +570,40 @@ async def test_run_on_a_store_of_another_application_exits_1_and_says_so(
     assert (code, stdout) == (1, "")
     assert "not Better Auth's database" in stderr
     assert "Traceback" not in stderr
+
+
+def test_check_shows_a_store_in_postgresql_without_its_password(
+    tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PostgresDatabase(postgres_server, "1.7-uuid", schema="checked") as made:
+        shown = str(made.url)
+        url = shown.replace("@", ":canary@") + "?options=-csearch_path%3Dchecked"
+    monkeypatch.setenv("STORE", url)
+    path = write_config(tmp_path, "env:STORE")
+
+    result = invoke("check", "--config", path)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1] == (
+        f"store   {shown}: Better Auth 1.5 to 1.7 (keys belong to their referenceId); camelCase"
+        " columns; uuid ids; dates as timestamps with time zone; without bans (no admin plugin);"
+        " schema checked"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_driver_that_is_not_installed_is_a_mistake_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.delitem(sys.modules, "sidecar.store.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "sidecar.store.connections", raising=False)
+    path = write_config(tmp_path, "postgresql://sidecar@localhost/auth")
+
+    result = invoke(command, "--config", path)
+
+    assert result.exit_code == 1
+    assert (
+        'PostgreSQL needs asyncpg: install Sidecar with its extra, "sidecar[postgres]"'
+        in result.stderr
+    )

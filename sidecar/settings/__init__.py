@@ -1,6 +1,6 @@
 """The configuration file: found, read, and checked as a whole before anything starts."""
 
-from sidecar.settings.addresses import StoreURL, UnixURL, UpstreamURL
+from sidecar.settings.addresses import UnixURL, UpstreamURL
 from sidecar.settings.loading import find, load, parse
 from sidecar.settings.problems import Problem, SettingsError
 from sidecar.settings.sections import (
@@ -23,6 +23,7 @@ from sidecar.settings.sections import (
     Upstream,
     UpstreamTLS,
 )
+from sidecar.settings.store_urls import PostgresURL, SQLiteURL, StoreURL
 
 __all__ = [
     "APIKey",
@@ -35,8 +36,10 @@ __all__ = [
     "ListenTLS",
     "ListenTimeouts",
     "Log",
+    "PostgresURL",
     "Problem",
     "Route",
+    "SQLiteURL",
     "Section",
     "Session",
     "Settings",

@@ -1,4 +1,4 @@
-"""Where things are: hosts, networks, origins, and the URLs of upstreams and of the store."""
+"""Where things are: hosts, networks, origins, and the URLs of upstreams."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ _AUTHORITY = r"(?P<host>\[[^\]]*\]|[^:/?#@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
 _UPSTREAM = re.compile(rf"(?P<scheme>(?i:https?))://{_AUTHORITY}")
 _UNIX = "unix:"
 _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_AUTHORITY}")
-_SQLITE = "sqlite:///"
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -121,28 +120,6 @@ def _read_unix(path: str) -> UnixURL | None:
     return UnixURL(path)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreURL:
-    """Which database is the store: `sqlite:///relative.db` or `sqlite:////absolute.db`."""
-
-    path: Path
-    """Absolute, or counted from the working directory: `parse` has put the file's own before it."""
-
-    def __str__(self) -> str:
-        return f"{_SQLITE}{self.path}"
-
-
-def _read_store(text: str) -> StoreURL | None:
-    path = text.removeprefix(_SQLITE)
-    if path == text or not path or not path.isprintable() or path.endswith("/"):
-        return None
-    if path == ":memory:":
-        raise ValueError('must be a database in a file: ":memory:" is empty at every start')
-    if "?" in path or "#" in path:
-        raise ValueError(f'must be "{_SQLITE}" and a path, without a query')
-    return StoreURL(Path(path))
-
-
 def _read_network(text: str) -> Network | None:
     try:
         return _without_mapping(ip_network(text))
@@ -200,7 +177,6 @@ FILE = Form(
     'the path of a file, such as "/etc/sidecar/ca.pem"',
     lambda text: Path(text) if text and text.isprintable() and text == text.strip() else None,
 )
-STORE_URL = Form("store URL", '"sqlite:///relative.db" or "sqlite:////absolute.db"', _read_store)
 
 Host = Annotated[str, HOST]
 Port = Annotated[int, PORT]
@@ -208,6 +184,5 @@ TrustedNetwork = Annotated[Network, NETWORK]
 Origin = Annotated[str, ORIGIN]
 ReaderOrigin = Annotated[str, READER_ORIGIN]
 UpstreamAddress = Annotated[UpstreamURL | UnixURL, UPSTREAM_URL]
-StoreAddress = Annotated[StoreURL, STORE_URL]
 FilePath = Annotated[Path, FILE]
 """Relative ones count from the working directory."""

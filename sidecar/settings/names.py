@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from pydantic import SecretStr
 
 from sidecar.settings.forms import TEXT, Form, text_matching
+from sidecar.settings.tables import COLUMNS
 
 MIN_SECRET_CHARACTERS: Final = 16
 
@@ -51,6 +52,19 @@ def _read_role(text: str) -> str | None:
     return None if "," in text else TEXT.read(text)
 
 
+def _read_store_name(text: str) -> str | None:
+    table, dot, column = text.partition(".")
+    if table not in COLUMNS:
+        raise ValueError(f"must begin with a table of Better Auth's: {', '.join(COLUMNS)}")
+    if dot and column not in COLUMNS[table]:
+        raise ValueError(f"must be {table} alone, or with {_any_of(COLUMNS[table])}")
+    return text
+
+
+def _any_of(columns: tuple[str, ...]) -> str:
+    return ", ".join(f".{column}" for column in columns)
+
+
 def _read_path(text: str) -> str | None:
     """Return a path in the one spelling that sidecar and upstream read alike."""
     if not _PATH.fullmatch(text) or (text.endswith("/") and text != "/"):
@@ -78,6 +92,11 @@ def _read_token(text: str) -> SecretStr | None:
 
 
 KEY_HEADER = Form("header name", 'a header\'s name, such as "x-api-key"', _read_key_header)
+STORE_NAME = Form(
+    "store name",
+    'a table or column by Better Auth\'s own name, such as "apikey" or "apikey.userId"',
+    _read_store_name,
+)
 COOKIE_NAME = Form(
     "cookie name", 'a cookie\'s name, such as "better-auth", without spaces', _read_cookie_name
 )
@@ -112,6 +131,7 @@ PASSWORD = Form("password", "a password that is not empty", _read_password, secr
 
 KeyHeader = Annotated[str, KEY_HEADER]
 """In lower case."""
+StoreName = Annotated[str, STORE_NAME]
 CookieName = Annotated[str, COOKIE_NAME]
 Method = Annotated[str, METHOD]
 Role = Annotated[str, ROLE]

@@ -17,7 +17,6 @@ from sidecar.settings.addresses import (
     Origin,
     Port,
     ReaderOrigin,
-    StoreAddress,
     TrustedNetwork,
     UpstreamAddress,
 )
@@ -31,10 +30,12 @@ from sidecar.settings.names import (
     Role,
     RoutePath,
     Secret,
+    StoreName,
     Target,
     UpstreamName,
 )
 from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
+from sidecar.settings.store_urls import StoreAddress
 
 Connections = Annotated[int, whole_number(1, 1_000_000)]
 Text = Annotated[str, TEXT]
@@ -133,9 +134,13 @@ class Store(Section):
 
     url: StoreAddress = setting(
         "sqlite:///var/sidecar.db",
-        "which database; three slashes: relative to the working directory, four: absolute",
+        "which database; SQLite: three slashes are relative to the working directory, four"
+        " absolute; a PostgreSQL URL with a password belongs into `env:` or `file:`",
     )
-    timeout: Duration = setting("2s", "until a query is given up")
+    timeout: Duration = setting("2s", "until a query, or a connect, is given up")
+    names: Mapping[StoreName, Text] = setting(
+        {}, "what the database calls tables and columns whose names cannot be guessed"
+    )
     cache: StoreCache = Field(default_factory=StoreCache)
 
 

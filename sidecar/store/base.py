@@ -26,6 +26,10 @@ class LayoutError(StoreError):
     """What answers is not Better Auth's database; the message says what was expected and found."""
 
 
+class DriverMissing(StoreError):
+    """The library that speaks to this kind of store is not installed; the message says how to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """A user and what it belongs to."""
@@ -86,7 +90,7 @@ class Store(Protocol):
     """
 
     async def open(self) -> None:
-        """Connect and find out which Better Auth wrote this; an empty database gets its tables.
+        """Connect and find out which Better Auth wrote this; an empty SQLite file gets its tables.
 
         May be called again after it failed. Raises LayoutError, StoreUnavailable.
         """

@@ -3,38 +3,24 @@
 Better Auth calls its tables `user`, `session` and so on, and its columns `userId`; its adapters may
 write `user_id`, and name all tables in the plural. Until 1.4 a key belongs to its `userId`, later
 to its `referenceId`, which is a user or an organization. Bans exist with the admin plugin alone.
-Everything is decided from the catalogue, that is from the names of tables and columns.
+Everything is decided from the catalogue, that is from the names of tables and columns; where types
+of columns bind, these come along.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from sidecar.settings.tables import COLUMNS, KEY_OWNERS, NEEDED
 from sidecar.store.base import LayoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-KEY_OWNERS: tuple[Literal["referenceId", "userId"], ...] = ("referenceId", "userId")
-"""Columns that name a key's owner; where both stand, Better Auth 1.5 and later read the first."""
+    Catalogue = Mapping[str, Iterable[str]]
 
-_NEEDED: Mapping[str, tuple[str, ...]] = {
-    "user": ("id",),
-    "session": ("id", "token", "userId", "expiresAt", "activeOrganizationId"),
-    "organization": ("id",),
-    "member": ("id", "organizationId", "userId", "role", "createdAt"),
-    "apikey": (
-        *("id", "key", "enabled", "expiresAt", "createdAt", "permissions", "metadata"),
-        *("rateLimitEnabled", "rateLimitMax", "rateLimitTimeWindow"),
-        *("requestCount", "lastRequest", "remaining"),
-        *("refillAmount", "refillInterval", "lastRefillAt"),
-    ),
-}
-_OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "user": ("banned", "banExpires"),
-    "apikey": KEY_OWNERS,
-}
 _NAMES_SHOWN = 12
 
 
@@ -46,6 +32,12 @@ class Layout:
     """Better Auth's name of a table to the database's."""
     columns: Mapping[str, Mapping[str, str]]
     """Better Auth's name of a table, and of a column, to the database's; only those that exist."""
+    types: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The same to the column's type, where the database has types that bind."""
+    schemas: Mapping[str, str] = field(default_factory=dict)
+    """Better Auth's name of a table to the schema that it is in, where there are schemas."""
+    given: frozenset[str] = frozenset()
+    """What the operator gave a name for: `table` or `table.column`."""
 
     @property
     def key_owner(self) -> Literal["referenceId", "userId"]:
@@ -64,11 +56,16 @@ class Layout:
 
     def table(self, name: str) -> str:
         """Return the table that Better Auth calls *name*, quoted for SQL."""
-        return _quoted(self.tables[name])
+        table = _quoted(self.tables[name])
+        return f"{_quoted(self.schemas[name])}.{table}" if name in self.schemas else table
 
     def column(self, table: str, name: str) -> str:
         """Return the column that Better Auth calls *name*, quoted for SQL."""
         return _quoted(self.columns[table][name])
+
+    def type_of(self, table: str, name: str) -> str | None:
+        """Return the type of a column, None where types do not bind."""
+        return self.types.get(table, {}).get(name)
 
     def describe(self, dates: str | None = None) -> str:
         """Return in words which Better Auth this is; *dates* says how dates are written."""
@@ -77,14 +74,33 @@ class Layout:
             (
                 f"Better Auth {versions} (keys belong to their {self.key_owner})",
                 f"{self._naming()} columns",
-                *(["plural table names"] if self.tables["user"] != "user" else []),
+                *(["plural table names"] if self._is_plural() else []),
+                *([f"names given: {', '.join(sorted(self.given))}"] if self.given else []),
+                *([f"{self._id_type()} ids"] if self.types.get("user") else []),
                 f"dates as {dates}" if dates else "no dates yet",
                 "with bans" if self.knows_bans else "without bans (no admin plugin)",
             )
         )
 
+    def _is_plural(self) -> bool:
+        return any(
+            _plain(theirs) == f"{ours}s"
+            for ours, theirs in self.tables.items()
+            if ours not in self.given
+        )
+
+    def _id_type(self) -> str:
+        """Return in a word what users' ids are, where types bind."""
+        kind = self.types["user"]["id"]
+        return "integer" if kind in {"int2", "int4", "int8"} else kind
+
     def _naming(self) -> str:
-        pairs = [pair for columns in self.columns.values() for pair in columns.items()]
+        pairs = [
+            (ours, theirs)
+            for table, columns in self.columns.items()
+            for ours, theirs in columns.items()
+            if f"{table}.{ours}" not in self.given
+        ]
         if all(ours == theirs for ours, theirs in pairs):
             return "camelCase"
         if all(_snake(ours) == theirs for ours, theirs in pairs):
@@ -92,52 +108,94 @@ class Layout:
         return "mixed camelCase and snake_case"
 
 
-def concerns(table: str) -> bool:
-    """Whether *table* may be one of Better Auth's, by its name: only those' columns matter."""
+def concerns(table: str, names: Mapping[str, str] | None = None) -> bool:
+    """Whether *table* may be one of Better Auth's, by its name: only those' columns matter.
+
+    *names* are those that the operator gives: see `detect`.
+    """
     plain = _plain(table)
-    return any(plain in (ours, f"{ours}s") for ours in _NEEDED)
+    named = [given for ours, given in (names or {}).items() if "." not in ours]
+    return table in named or any(plain in (ours, f"{ours}s") for ours in NEEDED)
 
 
-def detect(catalogue: Mapping[str, Iterable[str]]) -> Layout:
+def detect(
+    catalogue: Catalogue,
+    names: Mapping[str, str] | None = None,
+    schemas: Mapping[str, str] | None = None,
+) -> Layout:
     """Return the layout of the database whose tables (and views) have the columns in *catalogue*.
 
+    Columns that come as a mapping have their types with them. *names* tells what the database
+    calls `table` or `table.column`, where that cannot be guessed; *schemas*, in which schema its
+    tables are.
     Raises LayoutError, naming every table and column that is missing.
     """
-    names = {ours: _find(ours, catalogue) for ours in _NEEDED}
-    plural = {ours: _find(f"{ours}s", catalogue) for ours in _NEEDED}
-    if None in names.values() and None not in plural.values():
-        names = plural
-    tables = {ours: theirs for ours, theirs in names.items() if theirs is not None}
-    columns = {ours: _columns(ours, catalogue[theirs]) for ours, theirs in tables.items()}
+    given = names or {}
+    tables = _tables(catalogue, given)
+    columns = {ours: _columns(ours, catalogue[theirs], given) for ours, theirs in tables.items()}
     problems = [
-        *_listed("table", [ours for ours in _NEEDED if ours not in tables]),
-        *_listed("column", _missing_columns(columns)),
+        *_listed("table", [_wanted(ours, given) for ours in NEEDED if ours not in tables]),
+        *_listed("column", _missing_columns(columns, given)),
     ]
     if problems:
         raise LayoutError(
             f"not Better Auth's database: missing {' and '.join(problems)}; expected are the"
-            f" tables {', '.join(_NEEDED)} as Better Auth 1.2 to 1.7 makes them,"
+            f" tables {', '.join(NEEDED)} as Better Auth 1.2 to 1.7 makes them,"
             f" found are {_shown(catalogue)}"
         )
-    return Layout(tables, columns)
+    return Layout(
+        tables,
+        columns,
+        types={ours: _types(columns[ours], catalogue[tables[ours]]) for ours in tables},
+        schemas={ours: schemas[theirs] for ours, theirs in tables.items()} if schemas else {},
+        given=frozenset(given),
+    )
 
 
-def _columns(table: str, found: Iterable[str]) -> dict[str, str]:
-    known = (*_NEEDED[table], *_OPTIONAL.get(table, ()))
-    pairs = ((ours, _find(ours, found)) for ours in known)
-    return {ours: theirs for ours, theirs in pairs if theirs is not None}
+def _tables(catalogue: Catalogue, given: Mapping[str, str]) -> dict[str, str]:
+    """Return what the database calls each table: a name that is given, or all alike."""
+    open_names = [ours for ours in NEEDED if ours not in given]
+    found = {ours: _find(ours, catalogue) for ours in open_names}
+    plural = {ours: _find(f"{ours}s", catalogue) for ours in open_names}
+    if None in found.values() and None not in plural.values():
+        found = plural
+    found |= {ours: given[ours] for ours in NEEDED if given.get(ours) in catalogue}
+    return {ours: theirs for ours in NEEDED if (theirs := found.get(ours)) is not None}
 
 
-def _missing_columns(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _columns(table: str, found: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    columns = {}
+    for ours in COLUMNS[table]:
+        named = given.get(f"{table}.{ours}")
+        theirs = _find(ours, found) if named is None else next(iter({named} & {*found}), None)
+        if theirs is not None:
+            columns[ours] = theirs
+    return columns
+
+
+def _types(columns: Mapping[str, str], found: Iterable[str]) -> Mapping[str, str]:
+    if not isinstance(found, Mapping):
+        return {}
+    return {ours: found[theirs] for ours, theirs in columns.items()}
+
+
+def _missing_columns(
+    columns: Mapping[str, Mapping[str, str]], given: Mapping[str, str]
+) -> list[str]:
     missing = [
-        f"{table}.{name}"
+        _wanted(f"{table}.{name}", given)
         for table, found in columns.items()
-        for name in _NEEDED[table]
-        if name not in found
+        for name in COLUMNS[table]
+        if name not in found and (name in NEEDED[table] or f"{table}.{name}" in given)
     ]
     if "apikey" in columns and not any(owner in columns["apikey"] for owner in KEY_OWNERS):
         missing.append("apikey.userId or apikey.referenceId")
     return missing
+
+
+def _wanted(ours: str, given: Mapping[str, str]) -> str:
+    """Return a name for a message, with what the operator calls it."""
+    return f"{ours} ({given[ours]} by store.names)" if ours in given else ours
 
 
 def _find(ours: str, names: Iterable[str]) -> str | None:

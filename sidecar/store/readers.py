@@ -12,19 +12,12 @@ import aiosqlite
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sidecar.store.rows import Secret
+
     Row = tuple[object, ...]
 
 _INTERRUPTED_EVERY_S = 0.02
 _ROWS_A_STEP = 64  # of aiosqlite's cursors, which are not used here
-
-
-class Secret(tuple[str, ...]):
-    """Parameters of a statement that no log may show; aiosqlite logs them at level debug."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} hidden>"
 
 
 class Readers:

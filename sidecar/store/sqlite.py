@@ -6,35 +6,29 @@ Only an empty database is written to, once: `open` gives it Better Auth's tables
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import sqlite3
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store import records
-from sidecar.store.base import (
-    KeyRecord,
-    LayoutError,
-    SessionRecord,
-    StoreError,
-    StoreUnavailable,
-)
+from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
+from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, concerns, detect
-from sidecar.store.readers import Readers, Secret
+from sidecar.store.readers import Readers
+from sidecar.store.rows import RowStore, Secret
 from sidecar.store.schema import create_tables
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
     from pathlib import Path
 
     from sidecar.store.readers import Row
+    from sidecar.store.rows import Question
 
 _T = TypeVar("_T")
-_Question = Literal["find_key", "find_session", "find_role", "ping"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +63,7 @@ class _Database:
     readers: Readers
 
 
-class SQLiteStore:
+class SQLiteStore(RowStore):
     """A SQLite file as the store.
 
     States: new -> open -> closed; `open` leads back from closed. While it is open, a file that is
@@ -81,9 +75,15 @@ class SQLiteStore:
     """
 
     def __init__(
-        self, path: Path, *, timeout_s: float = 2.0, create_tables_if_empty: bool = True
+        self,
+        path: Path,
+        *,
+        timeout_s: float = 2.0,
+        names: Mapping[str, str] | None = None,
+        create_tables_if_empty: bool = True,
     ) -> None:
         self._path = path.absolute()
+        self._names = names or {}
         self._timeout_s = timeout_s
         self._create_tables = create_tables_if_empty
         self._closed = True
@@ -111,33 +111,13 @@ class SQLiteStore:
         while self._background:
             await asyncio.wait(self._background)
 
-    async def ping(self) -> None:
-        await self._ask("ping", Secret())
-
-    async def find_key(self, digest: bytes) -> KeyRecord | None:
-        stored = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        layout, rows = await self._ask("find_key", Secret((stored,)))
-        return records.key_record(rows, interval_may_be_days=not layout.owner_may_be_organization)
-
-    async def find_session(self, token: str) -> SessionRecord | None:
-        if not _is_text(token):
-            return None
-        _, rows = await self._ask("find_session", Secret((token,)))
-        return records.session_record(rows)
-
-    async def find_role(self, user_id: str, organization_id: str) -> str | None:
-        if not _is_text(user_id + organization_id):
-            return None
-        _, rows = await self._ask("find_role", Secret((user_id, organization_id)))
-        return records.role_of(rows, user_id, organization_id)
-
-    async def _ask(self, question: _Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+    async def ask(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
         try:
             return await self._bounded(self._answer(question, parameters))
         except LayoutError as error:
             raise StoreUnavailable(str(error)) from error
 
-    async def _answer(self, question: _Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+    async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
         failure: sqlite3.Error | None = None
         for _ in range(_ATTEMPTS):
             database = await self._current(create=False)
@@ -191,22 +171,32 @@ class SQLiteStore:
 
     async def _examine(self, file: tuple[int, int], readers: Readers, *, create: bool) -> _Database:
         # The version first: a change between the two shows at the first question.
-        version, catalogue = await _version(readers), await _catalogue(readers)
+        version, catalogue = await _version(readers), await self._catalogue(readers)
         if not catalogue and create:
             await asyncio.to_thread(create_tables, self._path, self._timeout_s)
-            version, catalogue = await _version(readers), await _catalogue(readers)
-        layout = detect(catalogue)
-        return _Database(file, version, layout, compose(layout, _STAMP), readers)
+            version, catalogue = await _version(readers), await self._catalogue(readers)
+        layout = detect(catalogue, self._names)
+        statements = compose(layout, _STAMP, SQLiteDialect())
+        return _Database(file, version, layout, statements, readers)
+
+    async def _catalogue(self, readers: Readers) -> dict[str, list[str]]:
+        """Return the tables and views by name, with the columns of those that may concern us."""
+        names = [str(name) for (name,) in await readers.fetch(_TABLES, Secret())]
+        return {
+            name: await _columns(readers, name) if concerns(name, self._names) else []
+            for name in names
+        }
 
     async def _inspect(self) -> str:
         self._file()
         readers = await Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE)
         try:
-            catalogue = await _catalogue(readers)
+            catalogue = await self._catalogue(readers)
             if not catalogue and self._create_tables:
                 return "empty; it gets the tables of Better Auth 1.7"
-            layout = detect(catalogue)
-            sample = await readers.fetch(compose(layout, _STAMP).sample_dates, Secret())
+            layout = detect(catalogue, self._names)
+            statements = compose(layout, _STAMP, SQLiteDialect())
+            sample = await readers.fetch(statements.sample_dates, Secret())
             return layout.describe(date_form(sample[0][0]))
         finally:
             await readers.close()
@@ -272,12 +262,6 @@ async def _version(readers: Readers) -> int:
     return int(str(version))
 
 
-async def _catalogue(readers: Readers) -> dict[str, list[str]]:
-    """Return the tables and views by name, with the columns of those that may be Better Auth's."""
-    names = [str(name) for (name,) in await readers.fetch(_TABLES, Secret())]
-    return {name: await _columns(readers, name) if concerns(name) else [] for name in names}
-
-
 async def _columns(readers: Readers, table: str) -> list[str]:
     try:
         rows = await readers.fetch(_COLUMNS, Secret((table,)))
@@ -292,12 +276,3 @@ def _code(error: sqlite3.Error) -> int | None:
     """Return the primary result code, without what refines it in its upper bytes."""
     extended: int | None = getattr(error, "sqlite_errorcode", None)
     return None if extended is None else extended & 0xFF
-
-
-def _is_text(value: str) -> bool:
-    """Whether a database could hold *value*: no lone surrogates, which come of broken UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -3,7 +3,7 @@
 A row begins with what `sidecar.store.records` reads of an account and one membership, goes on with
 the key or session itself, and ends with the store's own stamp; there is a row for each membership.
 Names come from the catalogue, quoted, and always with their table's alias: SQLite takes a bare
-quoted name that it does not know for a string.
+quoted name that it does not know for a string. In what databases differ, a Dialect has the word.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from sidecar.store.base import MEMBERSHIPS_READ
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS
-from sidecar.store.values import JSON_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
 
 _DOCUMENTS = frozenset(("metadata", "permissions"))
@@ -38,85 +38,130 @@ class Statements:
     """One value: any date at all, NULL where there is none."""
 
 
-def compose(layout: Layout, stamp: str) -> Statements:
+def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
     """Return the statements for *layout*; each row they give ends with the expression *stamp*."""
     return Statements(
-        find_key=_find_key(layout, stamp),
-        find_session=_find_session(layout, stamp),
-        find_role=_find_role(layout, stamp),
+        find_key=_find_key(layout, stamp, dialect),
+        find_session=_find_session(layout, stamp, dialect),
+        find_role=_find_role(layout, stamp, dialect),
         ping=_sql("SELECT", stamp),
         sample_dates=_sample_dates(layout),
     )
 
 
-def _find_key(layout: Layout, stamp: str) -> str:
+def _find_key(layout: Layout, stamp: str, dialect: Dialect) -> str:
     key = _columns(layout, "apikey", "a")
 
     def read(name: str) -> str:
-        if name in _DOCUMENTS:  # one character more than is read, so that too long shows
-            return f"substr({key(name)}, 1, {JSON_CHARACTERS + 1})"
-        return key(name)
+        reader = dialect.document if name in _DOCUMENTS else dialect.plain
+        return reader(key(name), layout.type_of("apikey", name))
 
+    is_asked = dialect.asked(key("key"), layout.type_of("apikey", "key"), 1)
     one = _sql(
         *("SELECT", _numbered([read(name) for name in KEY_FIELDS]), ",", key(layout.key_owner)),
-        *("AS owner FROM", layout.table("apikey"), "AS a WHERE", key("key"), "= ?"),
+        *("AS owner FROM", layout.table("apikey"), "AS a WHERE", is_asked),
         # Nothing makes `key` unique. Of several rows the strictest counts, so that none that is
         # disabled or expired is rescued by another: disabled ones first, then the first to expire.
         *("ORDER BY CASE WHEN lower(CAST(", key("enabled"), "AS text)) IN ('0', '0.0', 'false')"),
         *("THEN 0 ELSE 1 END, CASE WHEN", key("expiresAt"), "IS NULL THEN 1 ELSE 0 END,"),
         *(key("expiresAt"), ",", key("id"), "LIMIT 1"),
     )
+    owner_type = layout.type_of("apikey", layout.key_owner)
     owning, join = "NULL", ""
     if layout.owner_may_be_organization:
-        owning = _columns(layout, "organization", "o")("id")
-        join = _sql("LEFT JOIN", layout.table("organization"), "AS o ON", owning, "= x.owner")
-    return _with_account(layout, one, (owning, *_numbers(KEY_FIELDS)), stamp, join)
+        found = _columns(layout, "organization", "o")("id")
+        kind = layout.type_of("organization", "id")
+        same = dialect.same(found, kind, "x.owner", owner_type)
+        owning = dialect.plain(found, kind)
+        join = _sql("LEFT JOIN", layout.table("organization"), "AS o ON", same)
+    own = (owning, *_numbers(KEY_FIELDS))
+    return _with_account(layout, dialect, _Owned(one, owner_type, own, join), stamp)
 
 
-def _find_session(layout: Layout, stamp: str) -> str:
+def _find_session(layout: Layout, stamp: str, dialect: Dialect) -> str:
     session = _columns(layout, "session", "s")
+    fields = [
+        dialect.plain(session(name), layout.type_of("session", name)) for name in SESSION_FIELDS
+    ]
     one = _sql(
-        *("SELECT", _numbered([session(name) for name in SESSION_FIELDS]), ","),
+        *("SELECT", _numbered(fields), ","),
         *(session("userId"), "AS owner FROM", layout.table("session"), "AS s"),
-        *("WHERE", session("token"), "= ?"),
+        *("WHERE", dialect.asked(session("token"), layout.type_of("session", "token"), 1)),
         *("ORDER BY", session("expiresAt"), ",", session("id"), "LIMIT 1"),
     )
-    return _with_account(layout, one, _numbers(SESSION_FIELDS), stamp)
+    owner_type = layout.type_of("session", "userId")
+    owned = _Owned(one, owner_type, _numbers(SESSION_FIELDS))
+    return _with_account(layout, dialect, owned, stamp)
 
 
-def _with_account(layout: Layout, one: str, own: Sequence[str], stamp: str, join: str = "") -> str:
-    """Return the statement for the row that *one* gives, its owner and the owner's memberships."""
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A key or a session, as part of a statement."""
+
+    one: str
+    """The statement that gives its row, with the owner's id as `owner`."""
+    owner_type: str | None
+    fields: Sequence[str]
+    """What is read of it, and of what is joined."""
+    join: str = ""
+
+
+def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -> str:
+    """Return the statement for an owned row, its owner and the owner's memberships."""
     user = _columns(layout, "user", "u")
     member = _columns(layout, "member", "m")
-    organization = _columns(layout, "organization", "g")
+
+    def read(table: str, name: str, column: str) -> str:
+        return dialect.plain(column, layout.type_of(table, name))
+
     bans = [
-        user(name) if name in layout.columns["user"] else "NULL"
+        read("user", name, user(name)) if name in layout.columns["user"] else "NULL"
         for name in ("banned", "banExpires")
     ]
-    fields = (user("id"), *bans, member("organizationId"), member("role"), *own, stamp)
+    held = [read("member", name, member(name)) for name in ("organizationId", "role")]
+    fields = (read("user", "id", user("id")), *bans, *held, *owned.fields, stamp)
+    user_type = layout.type_of("user", "id")
+    is_owner = dialect.same(user("id"), user_type, "x.owner", owned.owner_type)
+    is_member = dialect.same(
+        member("userId"), layout.type_of("member", "userId"), user("id"), user_type
+    )
     return _sql(
-        *("SELECT", ", ".join(fields), "FROM (", one, ") AS x"),
-        *("LEFT JOIN", layout.table("user"), "AS u ON", user("id"), "= x.owner", join),
-        *("LEFT JOIN", layout.table("member"), "AS m ON", member("userId"), "=", user("id")),
+        *("SELECT", ", ".join(fields), "FROM (", owned.one, ") AS x"),
+        *("LEFT JOIN", layout.table("user"), "AS u ON", is_owner, owned.join),
+        *("LEFT JOIN", layout.table("member"), "AS m ON", is_member),
         # 1.2 leaves members behind when it deletes their organization.
         *("AND EXISTS (SELECT 1 FROM", layout.table("organization"), "AS g"),
-        *("WHERE", organization("id"), "=", member("organizationId"), ")"),
+        *("WHERE", _of_organization(layout, dialect), ")"),
         *("ORDER BY", member("organizationId"), ",", member("createdAt"), ",", member("id")),
         *("LIMIT", str(MEMBERSHIPS_READ + 1)),
     )
 
 
-def _find_role(layout: Layout, stamp: str) -> str:
+def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:
     member = _columns(layout, "member", "m")
-    organization = _columns(layout, "organization", "g")
-    fields = (member("userId"), member("organizationId"), member("role"), stamp)
+    types = layout.types.get("member", {})
+    fields = [
+        dialect.plain(member(name), types.get(name))
+        for name in ("userId", "organizationId", "role")
+    ]
     return _sql(
-        *("SELECT", ", ".join(fields), "FROM", layout.table("member"), "AS m"),
+        *("SELECT", ", ".join((*fields, stamp)), "FROM", layout.table("member"), "AS m"),
         *("JOIN", layout.table("organization"), "AS g"),
-        *("ON", organization("id"), "=", member("organizationId")),
-        *("WHERE", member("userId"), "= ? AND", member("organizationId"), "= ?"),
+        *("ON", _of_organization(layout, dialect)),
+        *("WHERE", dialect.asked(member("userId"), types.get("userId"), 1), "AND"),
+        dialect.asked(member("organizationId"), types.get("organizationId"), 2),
         *("ORDER BY", member("createdAt"), ",", member("id")),
         *("LIMIT", str(MEMBERSHIPS_READ + 1)),
+    )
+
+
+def _of_organization(layout: Layout, dialect: Dialect) -> str:
+    """Return the condition that organization `g` is the one of membership `m`."""
+    return dialect.same(
+        _columns(layout, "organization", "g")("id"),
+        layout.type_of("organization", "id"),
+        _columns(layout, "member", "m")("organizationId"),
+        layout.type_of("member", "organizationId"),
     )
 
 
@@ -124,7 +169,7 @@ def _sample_dates(layout: Layout) -> str:
     places = (("apikey", "createdAt"), ("member", "createdAt"), ("session", "expiresAt"))
     samples = (
         _sql(
-            *("(SELECT", _columns(layout, table, "t")(name)),
+            *("(SELECT CAST(", _columns(layout, table, "t")(name), "AS text)"),
             *("FROM", layout.table(table), "AS t LIMIT 1)"),
         )
         for table, name in places

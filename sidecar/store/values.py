@@ -1,7 +1,7 @@
 """Single values as databases hold them, read as Better Auth means them.
 
 A column holds what Better Auth wrote, what its adapter made of it, or what somebody typed: booleans
-as 0 and 1, numbers as text, dates in three forms, JSON within JSON. Each function here gives the
+as 0 and 1, numbers as text, dates in four forms, JSON within JSON. Each function here gives the
 value's meaning or raises ValueError; what a meaningless value amounts to is its caller's to say. No
 message repeats a value.
 """
@@ -29,6 +29,12 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 # How JavaScript writes years past 9999.
 _LONG_YEAR = re.compile(r"([+-])[0-9]{6}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _FALSE = frozenset(("0", "0.0", "false"))
+
+
+class Moment(float):
+    """A date from a column that holds nothing else: Unix seconds, perhaps infinite."""
+
+    __slots__ = ()
 
 
 def text(value: object) -> str | None:
@@ -67,7 +73,7 @@ def count(value: object) -> int | None:
 
 
 def unix_time(value: object) -> float:
-    """Return a date as Unix seconds: ISO 8601 text, seconds or milliseconds since 1970.
+    """Return a date as Unix seconds: a Moment, ISO 8601 text, seconds or milliseconds since 1970.
 
     Text without an offset is UTC. What lies beyond the year 9999 is its last second.
     Raises ValueError for anything else, NULL and empty text included.
@@ -75,6 +81,8 @@ def unix_time(value: object) -> float:
     number = _number(value)
     if number is None:
         seconds = _from_iso((text(value) or "").strip())
+    elif isinstance(value, Moment):
+        seconds = number
     else:
         seconds = number if abs(number) < _MILLISECONDS_FROM else number / 1000
     return float(min(max(seconds, -_LATEST), _LATEST))
@@ -105,14 +113,27 @@ def metadata(value: object) -> dict[str, object]:
 def permissions(value: object) -> dict[str, frozenset[str]] | None:
     """Return resources and the actions granted on them, None for NULL and `null`.
 
-    Raises ValueError for anything but an object of lists of strings.
+    Raises ValueError for anything but an object of lists of strings, or an array of the database's
+    that holds `resource:action` each.
     """
+    if isinstance(value, list):
+        return _granted(value)
     document = _json(value)
     if document is None:
         return None
     if not isinstance(document, dict):
         raise ValueError("not an object")  # noqa: TRY004 -- a value's shape, not a caller's mistake
     return {resource: _actions(granted) for resource, granted in document.items()}
+
+
+def _granted(pairs: list[object]) -> dict[str, frozenset[str]]:
+    granted: dict[str, set[str]] = {}
+    for pair in pairs:
+        resource, _, action = pair.partition(":") if isinstance(pair, str) else ("", "", "")
+        if not resource or not action:
+            raise ValueError("not a list of resource:action")
+        granted.setdefault(resource, set()).add(action)
+    return {resource: frozenset(actions) for resource, actions in granted.items()}
 
 
 def _actions(granted: object) -> frozenset[str]:

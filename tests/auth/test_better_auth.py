@@ -11,14 +11,18 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.credentials import Presented
 from sidecar.identity import Identity
 from sidecar.limits.local import LocalLimiter
+from sidecar.store.postgres import PostgresStore
 from sidecar.store.sqlite import SQLiteStore
 from tests.auth.scene import ANY, settled
-from tests.betterauth import FOLDERS, Answer, Case, config, copy_database, load_cases
+from tests.betterauth import DUMP, FOLDERS, Answer, Case, config, copy_database, load_cases
 from tests.clock import ManualClock
+from tests.transplant import TRANSPLANTS, transplant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sidecar.store.making import Database
 
 NOT_AS_BETTER_AUTH = {
     # Its window ends its length after the last request, ours its length after the first: the third
@@ -33,6 +37,7 @@ class Site:
 
     authenticator: Authenticator
     clock: ManualClock
+    cases: list[Case]
 
     async def calls(self, case: Case) -> list[Answer]:
         limiter = LocalLimiter("row", 1000, 3600, self.clock, 10)
@@ -62,18 +67,41 @@ def presented(case: Case) -> Presented:
     return Presented([raw]) if case.kind == "api_key" else Presented(cookies=[raw])
 
 
-@pytest.fixture(params=FOLDERS)
-def folder(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture(
+    params=[
+        *(pytest.param((folder, ""), id=folder) for folder in (*FOLDERS, DUMP)),
+        *(pytest.param(pair, id=f"{pair[0]}-in-postgres-as-{pair[1]}") for pair in TRANSPLANTS),
+    ]
+)
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return a folder, and the layout of PostgreSQL that its rows are put into, if any."""
+    pair: tuple[str, str] = request.param
+    return pair
+
+
+def database_at(
+    place: tuple[str, str], directory: Path, request: pytest.FixtureRequest
+) -> tuple[Database, list[Case]]:
+    """Return the store at *place*, and the cases as they are there."""
+    folder, layout = place
+    if not layout and folder != DUMP:
+        return SQLiteStore(copy_database(folder, directory), timeout_s=10), load_cases(folder)
+    if not layout:
+        url = request.getfixturevalue("postgres_dump")
+        return PostgresStore(url, timeout_s=10), load_cases(folder)
+    server = request.getfixturevalue("postgres_server")
+    moved = transplant(server, folder, layout, directory)
+    return PostgresStore(moved.url, timeout_s=10), moved.cases
 
 
 @pytest.fixture
-async def site(folder: str, tmp_path: Path) -> AsyncIterator[Site]:
-    setup = config(folder)
+async def site(
+    place: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Site]:
+    setup = config(place[0])
     name = setup["cookieName"].removeprefix("__Secure-")
     clock = ManualClock()
-    store = SQLiteStore(copy_database(folder, tmp_path), timeout_s=10)
+    store, cases = database_at(place, tmp_path, request)
     authenticator = Authenticator(
         store,
         secrets=[setup["secret"].encode()],
@@ -87,14 +115,14 @@ async def site(folder: str, tmp_path: Path) -> AsyncIterator[Site]:
         clock=clock,
     )
     await store.open()
-    yield Site(authenticator, clock)
+    yield Site(authenticator, clock, cases)
     await authenticator.close()
     await store.close()
 
 
-async def test_every_credential_ends_as_it_should(folder: str, site: Site) -> None:
+async def test_every_credential_ends_as_it_should(site: Site) -> None:
     wrong = {}
-    cases = load_cases(folder)
+    cases = site.cases
     for case in cases:
         answers = await site.calls(case)
         if answers[0] not in case.accepted or not _match(case, answers):

@@ -136,7 +136,7 @@ def test_rows_are_as_better_auth_writes_them(database: Path) -> None:
         ("user", 0)
     }
     for table in ("user", "organization", "member", "session", "apikey"):
-        for row in rows(database, f'SELECT * FROM "{table}"'):  # noqa: S608  # the names above
+        for row in rows(database, f'SELECT * FROM "{table}"'):  # the names above
             assert re.fullmatch(ID, str(row["id"]))
             for name in ("createdAt", "updatedAt", "expiresAt"):
                 assert re.fullmatch(DATE, str(row.get(name, "2026-11-23T10:00:00.250Z")))
@@ -160,7 +160,7 @@ async def test_a_second_start_adds_a_key_and_a_session_and_nothing_else(
         assert await store.find_key(digest(accounts.api_key)) is not None
         assert await store.find_session(token_of(accounts) or "") is not None
     counted = [
-        rows(database, f'SELECT count(*) AS n FROM "{table}"')[0]["n"]  # noqa: S608  # the names below
+        rows(database, f'SELECT count(*) AS n FROM "{table}"')[0]["n"]  # the names below
         for table in ("organization", "user", "member", "session", "apikey")
     ]
     assert counted == [1, 3, 3, 2, 2]

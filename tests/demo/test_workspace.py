@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.demo.workspace import DirectoryUnusable, Workspace
-from sidecar.settings import SettingsError, load
+from sidecar.settings import SettingsError, SQLiteURL, load
 
 UPSTREAMS = {"chat": "http://127.0.0.1:9001", "export": "http://127.0.0.1:9002"}
 
@@ -36,7 +36,7 @@ def test_a_secret_that_was_never_written_is_made_up_for(tmp_path: Path) -> None:
 def test_its_configuration_is_valid_wherever_it_is(tmp_path: Path, name: str) -> None:
     workspace = Workspace(tmp_path / name)
     settings = load(workspace.write_config(8123, UPSTREAMS))
-    assert settings.store.url.path == workspace.database
+    assert settings.store.url == SQLiteURL(workspace.database)
     assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8123)
     assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 0)
     assert settings.session.secrets[0].get_secret_value() == workspace.secret

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.settings import StoreURL, UnixURL, UpstreamURL
+from sidecar.settings import UnixURL, UpstreamURL
 from sidecar.settings.addresses import (
     FILE,
     HOST,
     NETWORK,
     ORIGIN,
     READER_ORIGIN,
-    STORE_URL,
     UPSTREAM_URL,
 )
 
@@ -126,38 +125,6 @@ def test_an_upstream_url_is_scheme_host_and_port_or_a_path_alone(text: str) -> N
     expected = r'^must be "http://host:port", "https://host:port" or "unix:/path" and nothing after'
     with pytest.raises(ValueError, match=expected):
         UPSTREAM_URL.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "path"),
-    [
-        pytest.param("sqlite:///var/sidecar.db", "var/sidecar.db", id="relative"),
-        pytest.param("sqlite:////srv/auth.db", "/srv/auth.db", id="absolute"),
-        pytest.param("sqlite:///a b%20c.db", "a b%20c.db", id="no-decoding"),
-    ],
-)
-def test_a_store_url_has_sqlalchemys_form(text: str, path: str) -> None:
-    assert STORE_URL.parse(text) == StoreURL(Path(path))
-    assert str(STORE_URL.parse(text)) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("sqlite://auth.db", "sqlite:///relative.db", id="two-slashes"),
-        pytest.param("sqlite:///", "sqlite:///relative.db", id="empty"),
-        pytest.param("sqlite:///var/", "sqlite:///relative.db", id="directory"),
-        pytest.param("sqlite:///a\0b", "sqlite:///relative.db", id="nul"),
-        pytest.param("auth.db", "sqlite:///relative.db", id="path"),
-        pytest.param("postgresql://u@h/db", "sqlite:///relative.db", id="another-database"),
-        pytest.param("sqlite+aiosqlite:///auth.db", "sqlite:///relative.db", id="driver"),
-        pytest.param("sqlite:///:memory:", "empty at every start", id="memory"),
-        pytest.param("sqlite:///auth.db?mode=ro", "without a query", id="query"),
-    ],
-)
-def test_any_other_store_url_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        STORE_URL.parse(text)
 
 
 @pytest.mark.parametrize(

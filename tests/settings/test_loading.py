@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sidecar.settings import SettingsError, StoreURL, UpstreamURL, find, load
+from sidecar.settings import SettingsError, SQLiteURL, UpstreamURL, find, load
 from sidecar.settings.loading import MAX_BYTES
 from tests.settings.configs import SECRET, config, error_in, read
 
@@ -31,7 +31,7 @@ def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert settings.session.secrets[0].get_secret_value() == SECRET
     assert settings.listen.timeouts.headers == 10.0
     assert settings.listen.limits.body == 10 * 1024 * 1024
-    assert settings.store.url == StoreURL(Path("var/sidecar.db"))
+    assert settings.store.url == SQLiteURL(Path("var/sidecar.db"))
     assert settings.store.cache.stale == 300.0
     assert settings.session.cookie_name is None
     assert settings.upstreams["chat"].urls == (UpstreamURL("127.0.0.1", 9001),)

@@ -19,6 +19,7 @@ from sidecar.settings.names import (
     PATH,
     ROLE,
     SECRET,
+    STORE_NAME,
     UPSTREAM_NAME,
 )
 
@@ -190,3 +191,23 @@ def test_a_token_is_what_a_header_carries_unchanged(character: str) -> None:
 def test_a_secret_may_be_any_text() -> None:
     text = "un sécret de plusieurs mots"
     assert SECRET.parse(text).get_secret_value() == text
+
+
+@pytest.mark.parametrize("text", ["apikey", "user", "apikey.userId", "user.banExpires"])
+def test_a_store_name_is_a_table_or_a_column_of_better_auths(text: str) -> None:
+    assert STORE_NAME.parse(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("api_key", "a table of Better Auth's: user, session", id="another-spelling"),
+        pytest.param("", "must begin with a table", id="empty"),
+        pytest.param("account", "must begin with a table", id="a-table-that-is-not-read"),
+        pytest.param("user.name", r"must be user alone, or with \.id, \.banned", id="not-read"),
+        pytest.param("user.", "must be user alone", id="no-column"),
+    ],
+)
+def test_a_store_name_that_would_change_nothing_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        STORE_NAME.parse(text)

@@ -43,14 +43,22 @@ def test_secrets_that_were_read_are_neither_shown_nor_dumped(tmp_path: Path) -> 
     Authority().issue(tmp_path)
     text = config(
         f'session.secrets = ["{LONG_CANARY}", "env:A"]\nidentity.internal_token = "env:B"\n'
-        'listen.tls = { cert_file = "tls.crt", key_file = "tls.key", key_password = "env:C" }',
+        'listen.tls = { cert_file = "tls.crt", key_file = "tls.key", key_password = "env:C" }\n'
+        'store.url = "env:D"',
         auth='["session"]',
     )
-    settings = read(text, {"A": LONG_CANARY + "1", "B": LONG_CANARY + "2", "C": CANARY}, tmp_path)
+    environ = {
+        "A": LONG_CANARY + "1",
+        "B": LONG_CANARY + "2",
+        "C": CANARY,
+        "D": f"postgresql://u:{LONG_CANARY}@h/db",
+    }
+    settings = read(text, environ, tmp_path)
     dumps = (
         repr(settings),
         str(settings),
         repr(settings.session),
+        str(settings.store.url),
         repr(settings.identity),
         repr(settings.listen),
         repr(settings.model_dump()),
@@ -88,7 +96,9 @@ def test_a_value_from_outside_is_in_no_mistake(place: str, form: str, tmp_path: 
         pytest.param(f'identity.internal_token = "{LONG_CANARY} "', id="token-with-space"),
         pytest.param(f'identity.internal_token = ["{LONG_CANARY}"]', id="token-in-list"),
         pytest.param(f'listen.host = "env: {CANARY}"', id="secret-for-variable"),
-        pytest.param(f'store.url = "postgresql://u:{CANARY}@h/db"', id="store-password"),
+        pytest.param(f'store.url = "postgresql://u:{CANARY}@h"', id="store-password"),
+        pytest.param(f'store.url = "postgresql://u:{CANARY}@h/d?{CANARY}=1"', id="store-setting"),
+        pytest.param(f'store.url = "postgresql://u:{CANARY}@h/d?sslmode={CANARY}"', id="sslmode"),
         pytest.param(f'store.url = "sqlite:///a?key={CANARY}"', id="store-query"),
         pytest.param(f'session.trusted_origins = ["https://u:{CANARY}@h"]', id="origin-password"),
         pytest.param(f'upstreams.a.urls = ["http://u:{CANARY}@h"]', id="upstream-password"),

@@ -19,10 +19,13 @@ from tests.clock import ManualClock
 from tests.harness import running
 
 if TYPE_CHECKING:
+    from sidecar.settings import PostgresURL
     from tests.harness import Response, Running
+    from tests.postgres import PostgresServer
 
 NOW = 1_795_500_000.0  # 2026-11-24: after what has expired, before what is valid
-CASES = [(folder, case) for folder in betterauth.FOLDERS for case in betterauth.load_cases(folder)]
+FOLDERS = (*betterauth.FOLDERS, betterauth.DUMP)
+CASES = [(folder, case) for folder in FOLDERS for case in betterauth.load_cases(folder)]
 
 # Where one can disagree, `expected` holds but for these: a browser keeps the guarded names for
 # those who may set them, so they are read beside the plain one, whatever the site's own scheme is.
@@ -48,7 +51,7 @@ def answers(folder: str, case: Case) -> list[Answer]:
 
 
 def test_no_case_is_left_out() -> None:
-    counts = {folder: len(betterauth.load_cases(folder)) for folder in betterauth.FOLDERS}
+    counts = {folder: len(betterauth.load_cases(folder)) for folder in FOLDERS}
     assert counts == {
         "sqlite-1.4": 87,
         "sqlite-1.7": 91,
@@ -61,6 +64,7 @@ def test_no_case_is_left_out() -> None:
         "cookies-1.7/cache-jwt": 28,
         "cookies-1.7/cache-jwe": 26,
         "cookies-1.7/cache-jwe-chunked": 28,
+        "postgres-1.7": 87,
     }
     for folder, case in CASES:
         assert len(answers(folder, case)) == max(1, len(case.sequence)), case.id
@@ -70,17 +74,19 @@ def test_no_case_is_left_out() -> None:
     ("folder", "case"), [pytest.param(*pair, id=f"{pair[0]}-{pair[1].id}") for pair in CASES]
 )
 async def test_a_credential_of_better_auth_is_answered_as_documented(
-    folder: str, case: Case, tmp_path: Path
+    folder: str, case: Case, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     clock = ManualClock(NOW)
-    path = betterauth.copy_database(folder, tmp_path)
-    async with running(path, secret=case.secret, extra=session_names(folder), clock=clock) as run:
+    path = database_of(folder, tmp_path, request)
+    async with running(
+        path, directory=tmp_path, secret=case.secret, extra=session_names(folder), clock=clock
+    ) as run:
         expected = answers(folder, case)
         times = case.call_times_s or (0.0,) * len(expected)
         for number, (call, at_s) in enumerate(zip(expected, times, strict=True)):
             clock.advance(NOW + at_s - clock.time())
             response = await run.ask(asking(case, b"/v1/chat"))
-            assert_answer(response, run, call, case, path)
+            assert_answer(response, run, call, case, found_key(path, case, request))
             assert len(run.upstream.requests) == passed(expected[: number + 1])
 
 
@@ -91,7 +97,7 @@ def passed(calls: list[Answer]) -> int:
 def permission_cases() -> list[Any]:
     """Return each question for permissions that Better Auth was asked, with its own answer."""
     params = []
-    for folder in betterauth.DATABASES:
+    for folder in (*betterauth.DATABASES, betterauth.DUMP):
         cases = {case.id: case for case in betterauth.load_cases(folder)}
         data = Path(betterauth.__file__).with_name("data") / "betterauth" / folder / "cases.json"
         for raw in json.loads(data.read_bytes()):
@@ -107,21 +113,29 @@ def permission_cases() -> list[Any]:
 
 
 def test_no_question_for_permissions_is_left_out() -> None:
-    assert len(permission_cases()) == 3 * 7
+    assert len(permission_cases()) == 4 * 7
 
 
 @pytest.mark.parametrize(("folder", "case", "permissions", "granted"), permission_cases())
 async def test_a_route_demands_permissions_as_better_auth_does(
-    folder: str, case: Case, permissions: dict[str, list[str]], granted: bool, tmp_path: Path
+    folder: str,
+    case: Case,
+    permissions: dict[str, list[str]],
+    granted: bool,
+    *,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     demanded = ", ".join(f"{name} = {json.dumps(what)}" for name, what in permissions.items())
     route = f'[[routes]]\npath = "/"\nupstream = "chat"\npermissions = {{ {demanded} }}'
-    path = betterauth.copy_database(folder, tmp_path)
+    path = database_of(folder, tmp_path, request)
     clock = ManualClock(NOW)
     expected = case.expected if granted else replace(case.expected, status=403, error="Forbidden")
-    async with running(path, secret=case.secret, routes=route, clock=clock) as run:
+    async with running(
+        path, directory=tmp_path, secret=case.secret, routes=route, clock=clock
+    ) as run:
         response = await run.ask(asking(case, b"/"))
-        assert_answer(response, run, expected, case, path)
+        assert_answer(response, run, expected, case, found_key(path, case, request))
         assert len(run.upstream.requests) == int(granted)
 
 
@@ -145,7 +159,7 @@ def asking(case: Case, target: bytes) -> bytes:
 
 
 def assert_answer(
-    response: Response, run: Running, expected: Answer, case: Case, database: Path
+    response: Response, run: Running, expected: Answer, case: Case, key: bytes | None
 ) -> None:
     if expected.status != 200:
         body = response.json()
@@ -160,7 +174,7 @@ def assert_answer(
             *("x-auth-method", "x-api-key-id"),
         )
     }
-    key_ids = [] if case.kind == "session" else [key_id(database, case.credential or "")]
+    key_ids = [] if case.kind == "session" else [key]
     assert told == {
         "x-organization-id": [(expected.organization_id or "").encode()],
         "x-user-id": [(expected.user_id or "").encode()],
@@ -170,9 +184,27 @@ def assert_answer(
     }
 
 
-def key_id(database: Path, raw: str) -> bytes:
-    """Return the id of the row that Better Auth made for a raw key."""
-    stored = urlsafe_b64encode(hashlib.sha256(raw.encode()).digest()).rstrip(b"=").decode()
-    with closing(sqlite3.connect(database)) as connection:
-        ((found,),) = connection.execute("SELECT id FROM apikey WHERE key = ?", (stored,))
-    return str(found).encode()
+def database_of(folder: str, directory: Path, request: pytest.FixtureRequest) -> Path | PostgresURL:
+    """Return a copy of a folder's database; the one in PostgreSQL is not written to."""
+    if folder == betterauth.DUMP:
+        url: PostgresURL = request.getfixturevalue("postgres_dump")
+        return url
+    return betterauth.copy_database(folder, directory)
+
+
+def found_key(
+    database: Path | PostgresURL, case: Case, request: pytest.FixtureRequest
+) -> bytes | None:
+    """Return the id of the row that Better Auth made for a raw key, None where there is none."""
+    raw = (case.credential or "").encode(errors="surrogateescape")
+    stored = urlsafe_b64encode(hashlib.sha256(raw).digest()).rstrip(b"=").decode()
+    if isinstance(database, Path):
+        with closing(sqlite3.connect(database)) as connection:
+            found = connection.execute("SELECT id FROM apikey WHERE key = ?", (stored,)).fetchall()
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        found = server.execute(
+            f"SELECT id FROM apikey WHERE key = '{stored}'",
+            betterauth.DUMP,
+        )
+    return str(found[0][0]).encode() if found else None

@@ -10,12 +10,23 @@ import pytest
 
 from sidecar.identity import Quota
 from sidecar.store.base import MEMBERSHIPS_READ, Account, SessionRecord, StoreUnavailable
-from tests.database import FIRST_CREATION, FOREVER, BetterAuthDatabase, Raw
+from tests.database import FIRST_CREATION, FOREVER, LAYOUTS, BetterAuthDatabase, Raw
+from tests.postgres import ANY_VALUE, POSTGRES_LAYOUTS
 
 if TYPE_CHECKING:
     from sidecar.store.base import KeyRecord, Store
 
 UNKNOWN = b"\0" * 32
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a database on every kind and layout that can hold what it stores."""
+    if "backend_and_layout" in metafunc.fixturenames:
+        holds_anything = metafunc.definition.get_closest_marker("any_value") is not None
+        postgres = ANY_VALUE if holds_anything else tuple(POSTGRES_LAYOUTS)
+        pairs = [("sqlite", name) for name in LAYOUTS] + [("postgres", name) for name in postgres]
+        ids = ["-".join(pair) for pair in pairs]
+        metafunc.parametrize("backend_and_layout", pairs, ids=ids, indirect=True)
 
 
 @pytest.fixture
@@ -78,6 +89,7 @@ class TestKey:
 
         assert await store.find_key(key.digest) is None
 
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         ("stored", "enabled"),
         [
@@ -93,6 +105,7 @@ class TestKey:
     ) -> None:
         assert (await key_with(store, database, ada, enabled=stored)).enabled is enabled
 
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         "written",
         [
@@ -113,6 +126,7 @@ class TestKey:
         assert record.expires_at == FOREVER
         assert record.readable
 
+    @pytest.mark.any_value
     async def test_a_key_with_an_expiry_that_is_no_date_is_unreadable(
         self, store: Store, database: BetterAuthDatabase, ada: str
     ) -> None:
@@ -171,7 +185,6 @@ class TestRowsWithTheSameKey:
         "rows",
         [
             pytest.param([{"enabled": False}, {"expiresAt": FOREVER}], id="disabled"),
-            pytest.param([{"enabled": "false"}, {"expiresAt": FOREVER}], id="disabled-in-text"),
             pytest.param([{"expiresAt": 1_577_836_800}, {"expiresAt": FOREVER}], id="expired"),
             pytest.param([{"expiresAt": 1_577_836_800}, {}], id="other-never-expires"),
         ],
@@ -192,6 +205,19 @@ class TestRowsWithTheSameKey:
         assert record is not None
         assert record.id == made[strict].id
 
+    @pytest.mark.any_value
+    async def test_one_that_is_disabled_in_text_is_the_stricter(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = [
+            database.add_key(ada, raw="same", enabled=enabled) for enabled in (1, "false", "true")
+        ]
+
+        record = await store.find_key(made[0].digest)
+
+        assert record is not None
+        assert record.id == made[1].id
+
     async def test_of_equals_the_lowest_id_decides(
         self, store: Store, database: BetterAuthDatabase, ada: str
     ) -> None:
@@ -204,6 +230,7 @@ class TestRowsWithTheSameKey:
 
 
 class TestMetadata:
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         ("written", "read"),
         [
@@ -231,12 +258,12 @@ class TestMetadata:
         assert record.metadata == read
         assert record.readable
 
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         "written",
         [
             pytest.param("{not json", id="text"),
             pytest.param('"{not json"', id="text-in-json"),
-            pytest.param(b'{"organizationId":"\xff"}', id="not-utf-8"),
             pytest.param(json.dumps({"organizationId": "o" * 70_000}), id="too-long"),
         ],
     )
@@ -250,6 +277,7 @@ class TestMetadata:
 
 
 class TestPermissions:
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         ("written", "read"),
         [
@@ -278,6 +306,7 @@ class TestPermissions:
         assert record.permissions == read
         assert record.readable
 
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         "written",
         [
@@ -361,6 +390,7 @@ class TestQuota:
         days = not owner_may_be_organization(database)
         assert record.quota.refill_interval_s == (30 * 86_400 if days else 0.03)
 
+    @pytest.mark.any_value
     @pytest.mark.parametrize(
         ("columns", "quota"),
         [
@@ -369,7 +399,6 @@ class TestQuota:
             pytest.param({"rateLimitMax": -1}, {"max_requests": 0}, id="negative-limit"),
             pytest.param({"rateLimitMax": "many"}, {"max_requests": None}, id="no-number"),
             pytest.param({"rateLimitMax": 1e300}, {"max_requests": 2**53 - 1}, id="huge"),
-            pytest.param({"rateLimitMax": float("inf")}, {"max_requests": 2**53 - 1}, id="endless"),
             pytest.param({"rateLimitTimeWindow": 0}, {"window_s": None}, id="no-window"),
             pytest.param({"rateLimitTimeWindow": -5}, {"window_s": None}, id="negative-window"),
             pytest.param({"requestCount": -3}, {"request_count": 0}, id="negative-count"),
@@ -483,11 +512,7 @@ class TestMemberships:
 class TestBans:
     @pytest.fixture(autouse=True)
     def _with_bans(self, database: BetterAuthDatabase) -> None:
-        if not database.layout.admin:
-            name = "ban_expires" if database.layout.snake_case else "banExpires"
-            kind = "date" if database.layout.dates == "iso" else "integer"
-            database.execute(f"ALTER TABLE {database.table('user')} ADD COLUMN banned integer")
-            database.execute(f'ALTER TABLE {database.table("user")} ADD COLUMN "{name}" {kind}')
+        database.add_bans()
 
     @pytest.mark.parametrize(
         ("columns", "ban"),
@@ -495,10 +520,8 @@ class TestBans:
             pytest.param({"banned": None}, (False, None), id="null"),
             pytest.param({"banned": False}, (False, None), id="false"),
             pytest.param({"banned": True}, (True, None), id="without-end"),
-            pytest.param({"banned": "true"}, (True, None), id="text"),
             pytest.param({"banned": True, "banExpires": FOREVER}, (True, FOREVER), id="until"),
             pytest.param({"banned": True, "banExpires": 1577836800}, (True, 1577836800), id="over"),
-            pytest.param({"banned": True, "banExpires": "soon"}, (True, None), id="end-unreadable"),
         ],
     )
     async def test_bans_come_with_the_account(
@@ -518,6 +541,17 @@ class TestBans:
         assert (account.banned, account.ban_expires) == ban
         assert session is not None
         assert session.account == account
+
+    @pytest.mark.any_value
+    async def test_a_ban_whose_end_is_no_date_has_none(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        database.change("user", ada, banned="true", banExpires="soon")
+
+        account = (await key_with(store, database, ada)).account
+
+        assert account is not None
+        assert (account.banned, account.ban_expires) == (True, None)
 
 
 class TestSession:
@@ -573,6 +607,7 @@ class TestSession:
         assert session is not None
         assert session.expires_at == 1_577_836_800
 
+    @pytest.mark.any_value
     async def test_an_expiry_that_is_no_date_is_long_past(
         self, store: Store, database: BetterAuthDatabase, ada: str
     ) -> None:

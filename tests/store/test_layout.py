@@ -13,6 +13,8 @@ KEY_COLUMNS = (
     *("remaining", "refillAmount", "refillInterval", "lastRefillAt"),
 )
 
+OWNED = ("referenceId", "configId", *KEY_COLUMNS)
+
 
 def catalogue(**changes: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
     """Return Better Auth's tables, with *changes*: other columns, or None for no such table."""
@@ -21,7 +23,7 @@ def catalogue(**changes: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
         "session": ("id", "token", "userId", "expiresAt", "activeOrganizationId"),
         "organization": ("id", "slug"),
         "member": ("id", "organizationId", "userId", "role", "createdAt"),
-        "apikey": ("referenceId", "configId", *KEY_COLUMNS),
+        "apikey": OWNED,
         **changes,
     }
     return {name: columns for name, columns in tables.items() if columns is not None}
@@ -97,6 +99,74 @@ class TestNames:
         self, table: str, concerned: bool
     ) -> None:
         assert concerns(table) is concerned
+
+
+class TestGivenNames:
+    """`store.names`: what the database calls things, where that cannot be guessed."""
+
+    def test_a_table_and_a_column_have_the_names_that_are_given(self) -> None:
+        columns = tuple("owner" if name == "referenceId" else name for name in OWNED)
+        tables = {**catalogue(apikey=None), "credentials": columns}
+        names = {"apikey": "credentials", "apikey.referenceId": "owner"}
+
+        layout = detect(tables, names)
+
+        assert layout.table("apikey") == '"credentials"'
+        assert layout.column("apikey", layout.key_owner) == '"owner"'
+        assert "camelCase columns; names given: apikey, apikey.referenceId;" in layout.describe()
+        assert concerns("credentials", names)
+        assert not concerns("owner", names)
+
+    def test_the_other_tables_may_be_plural(self) -> None:
+        tables = {f"{name}s": columns for name, columns in catalogue(apikey=None).items()}
+
+        layout = detect({**tables, "credentials": OWNED}, {"apikey": "credentials"})
+
+        assert layout.table("user") == '"users"'
+        assert "plural table names" in layout.describe()
+
+    def test_a_name_goes_before_one_that_would_have_been_found(self) -> None:
+        """An application may keep a `role` of its own beside the one that counts."""
+        columns = ("id", "organizationId", "userId", "role", "createdAt", "real_role")
+
+        layout = detect(catalogue(member=columns), {"member.role": "real_role"})
+
+        assert layout.column("member", "role") == '"real_role"'
+
+    def test_a_name_that_is_not_there_is_missing_even_if_it_could_be_done_without(self) -> None:
+        names = {"user": "people", "apikey.expiresAt": "ends", "session.token": "Token"}
+
+        with pytest.raises(
+            LayoutError,
+            match=r"missing table user \(people by store\.names\) and columns session\.token"
+            r" \(Token by store\.names\), apikey\.expiresAt \(ends by store\.names\);",
+        ):
+            detect(catalogue(), names)
+        with pytest.raises(LayoutError, match=r"user\.banned \(locked by store\.names\);"):
+            detect(catalogue(), {"user.banned": "locked"})
+
+
+class TestTypes:
+    def test_types_come_along_where_the_catalogue_has_them(self) -> None:
+        typed = {
+            name: dict.fromkeys(columns, "text") | {"id": "uuid"}
+            for name, columns in catalogue().items()
+        }
+        schemas = dict.fromkeys(typed, "auth")
+
+        layout = detect(typed, None, schemas)
+
+        assert layout.type_of("user", "id") == "uuid"
+        assert layout.type_of("apikey", "key") == "text"
+        assert layout.type_of("user", "banned") is None
+        assert layout.table("user") == '"auth"."user"'
+        assert "uuid ids" in layout.describe()
+
+    def test_without_them_there_are_none(self) -> None:
+        layout = detect(catalogue())
+
+        assert layout.type_of("user", "id") is None
+        assert " ids" not in layout.describe()
 
 
 class TestOwner:

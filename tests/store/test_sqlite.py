@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.store.base import LayoutError, StoreUnavailable
+from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import detect
-from sidecar.store.readers import Readers, Secret
+from sidecar.store.readers import Readers
+from sidecar.store.rows import Secret
 from sidecar.store.sqlite import SQLiteStore
 from sidecar.store.statements import compose
 from tests.betterauth import DATABASES, copy_database
@@ -103,8 +105,8 @@ def writer(database: BetterAuthDatabase) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def layout() -> str:
-    return "1.7"
+def backend_and_layout() -> tuple[str, str]:
+    return "sqlite", "1.7"
 
 
 @pytest.fixture
@@ -233,6 +235,23 @@ class TestOpen:
         async with opened(database.path) as store:
             assert await store.find_key(key.digest) is not None
 
+    async def test_names_that_cannot_be_guessed_are_given(
+        self, database: BetterAuthDatabase, key: MadeKey
+    ) -> None:
+        database.execute("ALTER TABLE apikey RENAME TO credentials")
+        database.execute('ALTER TABLE credentials RENAME COLUMN "referenceId" TO "owner"')
+        names = {"apikey": "credentials", "apikey.referenceId": "owner"}
+        store = SQLiteStore(database.path, names=names)
+        await store.open()
+
+        record = await store.find_key(key.digest)
+        described = await store.inspect()
+        await store.close()
+
+        assert record is not None
+        assert record.account is not None
+        assert "names given: apikey, apikey.referenceId;" in described
+
     async def test_a_view_that_does_not_work_is_told(self, database: BetterAuthDatabase) -> None:
         database.execute("ALTER TABLE apikey RENAME TO stored_keys")
         database.execute("CREATE VIEW apikey AS SELECT *, no_such_function(id) FROM stored_keys")
@@ -245,6 +264,15 @@ class TestOpen:
 
 class TestTextThatIsNotUtf8:
     """SQLite keeps any bytes as text; only who stored them is to suffer for it."""
+
+    async def test_metadata_in_bytes_is_unreadable(self, database: BetterAuthDatabase) -> None:
+        made = database.add_key(database.add_user(), metadata=b'{"organizationId":"\xff"}')
+
+        async with opened(database.path) as store:
+            record = await store.find_key(made.digest)
+
+        assert record is not None
+        assert not record.readable
 
     async def test_metadata_is_unreadable(self, database: BetterAuthDatabase, key: MadeKey) -> None:
         database.execute("""UPDATE apikey SET metadata = CAST(x'7b22ff223a317d' AS text)""")
@@ -741,7 +769,7 @@ def test_no_question_reads_a_whole_table(folder: str, tmp_path: Path) -> None:
             ]
             for name in names
         }
-        statements = compose(detect(catalogue), "1")
+        statements = compose(detect(catalogue), "1", SQLiteDialect())
         for sql in (statements.find_key, statements.find_session, statements.find_role):
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?"))
             steps = [step for *_, step in plan]

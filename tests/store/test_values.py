@@ -106,6 +106,41 @@ class TestUnixTime:
         assert values.date_form(written) == form
 
 
+class TestMoment:
+    """A column of dates says that its number is one, in seconds, whatever its size."""
+
+    @pytest.mark.parametrize(
+        ("seconds", "read"),
+        [
+            pytest.param(86_400.5, 86_400.5, id="1970"),
+            pytest.param(253_402_214_400.0, 253_402_214_400, id="9999"),
+            pytest.param(math.inf, LATEST, id="endless"),
+            pytest.param(-math.inf, -LATEST, id="ever-past"),
+        ],
+    )
+    def test_its_seconds_are_not_taken_for_milliseconds(self, seconds: float, read: float) -> None:
+        assert values.unix_time(values.Moment(seconds)) == read
+
+
+class TestArrays:
+    def test_pairs_grant_actions_on_resources(self) -> None:
+        granted = values.permissions(["chat:read", "chat:write", "export:a:b"])
+
+        assert granted == {
+            "chat": frozenset(("read", "write")),
+            "export": frozenset(("a:b",)),
+        }
+
+    @pytest.mark.parametrize("pair", ["chat", "chat:", ":read", "", None, 1])
+    def test_anything_else_is_meaningless(self, pair: object) -> None:
+        with pytest.raises(ValueError, match="not a list of resource:action"):
+            values.permissions(["chat:read", pair])
+
+    def test_json_has_objects_alone(self) -> None:
+        with pytest.raises(ValueError, match="not an object"):
+            values.permissions('["chat:read"]')
+
+
 class TestText:
     @pytest.mark.parametrize(
         ("stored", "text"),

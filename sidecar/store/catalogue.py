@@ -1,0 +1,170 @@
+"""What PostgreSQL's catalogue says of Better Auth's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sidecar.store.base import LayoutError, StoreUnavailable
+from sidecar.store.layout import Layout, concerns, detect
+from sidecar.store.rows import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sidecar.store.connections import Connections, Row
+
+_TABLES = """
+    SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relnatts::bigint, {visible}
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
+    AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 5 DESC LIMIT 10000
+"""
+_BY_ROLE = "pg_catalog.pg_table_is_visible(c.oid)"
+_COLUMNS = """
+    SELECT a.attrelid::bigint, a.attname::text, coalesce(b.typname, t.typname)::text,
+    pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+    FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN pg_catalog.pg_type AS b ON b.oid = t.typbasetype
+    WHERE a.attrelid IN ({oids}) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attrelid, a.attnum
+"""
+_STAMP = """
+    (SELECT sum(v.oid::bigint * 2000 + v.relnatts)::text
+    FROM pg_catalog.pg_class AS v WHERE v.oid IN ({oids}))
+"""
+_SCHEMAS_SHOWN = 3
+_MAX_COLUMNS = 2000  # as the stamp has it; the server's own bound is 1600
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    oid: int
+    schema: str
+    name: str
+    columns: int
+    """How many there ever were, those that were dropped included."""
+
+    @property
+    def stamp(self) -> int:
+        return self.oid * _MAX_COLUMNS + self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in a database."""
+
+    layout: Layout
+    version: str
+    """What the stamp said when the layout was read."""
+    stamp: str
+    """An expression that gives something else when a table is replaced, or gets a column.
+
+    A column that goes, or changes its name or type, makes the statements fail instead.
+    """
+
+
+async def examine(
+    connections: Connections, search_path: Sequence[str], names: Mapping[str, str], role: str
+) -> Found:
+    """Return the layout of the database, of the first table by each name in the search path.
+
+    Raises LayoutError; StoreUnavailable where *role* may not read what it must; and what
+    `Connections.fetch` raises.
+    """
+    everything = await connections.fetch(_TABLES.format(visible=_visible(search_path)), Secret())
+    tables = _first_of_each_name(everything, search_path)
+    concerned = [table for table in tables.values() if concerns(table.name, names)]
+    oids = ", ".join(str(table.oid) for table in concerned) or "0"
+    columns = await connections.fetch(_COLUMNS.format(oids=oids), Secret())
+    types: dict[int, dict[str, str]] = {table.oid: {} for table in concerned}
+    for oid, name, kind, _ in columns:
+        types[_int(oid)][str(name)] = str(kind)
+    catalogue = {table.name: types.get(table.oid, {}) for table in tables.values()}
+    schemas = {table.name: table.schema for table in tables.values()}
+    try:
+        layout = detect(catalogue, names, schemas)
+    except LayoutError as error:
+        raise LayoutError(_where_else(str(error), everything, tables, names)) from error
+    _check_rights(layout, tables, {(oid, name) for oid, name, _, may in columns if may}, role)
+    chosen = [tables[theirs] for theirs in layout.tables.values()]
+    return Found(layout, str(sum(table.stamp for table in chosen)), _stamp(layout))
+
+
+def _visible(search_path: Sequence[str]) -> str:
+    if not search_path:
+        return _BY_ROLE
+    return f"n.nspname IN ({', '.join(map(_literal, search_path))})"
+
+
+def _first_of_each_name(rows: Iterable[Row], search_path: Sequence[str]) -> dict[str, _Table]:
+    tables: dict[str, _Table] = {}
+    for oid, schema, name, columns, visible in rows:
+        table = _Table(_int(oid), str(schema), str(name), _int(columns))
+        if not visible:
+            continue
+        other = tables.get(table.name)
+        if other is None or search_path.index(table.schema) < search_path.index(other.schema):
+            tables[table.name] = table
+    return tables
+
+
+def _where_else(
+    message: str, rows: Iterable[Row], tables: Mapping[str, _Table], names: Mapping[str, str]
+) -> str:
+    """Return *message* with what to do about it, as far as the catalogue tells."""
+    elsewhere = {
+        str(schema)
+        for _, schema, name, _, visible in rows
+        if not visible and concerns(str(name), names)
+    }
+    if elsewhere:
+        return (
+            f"{message}; schema {_some(elsewhere)} has tables by such names: name it in store.url"
+            " (?options=-csearch_path%3Dschema) and grant the role USAGE on it"
+        )
+    if not tables:
+        return "it is empty: let Better Auth make its tables first"
+    return message
+
+
+def _some(schemas: set[str]) -> str:
+    more = len(schemas) - _SCHEMAS_SHOWN
+    shown = " or ".join(sorted(schemas)[:_SCHEMAS_SHOWN])
+    return f"{shown} (or {more} more)" if more > 0 else shown
+
+
+def _check_rights(
+    layout: Layout, tables: Mapping[str, _Table], readable: set[tuple[object, object]], role: str
+) -> None:
+    """Raise StoreUnavailable for columns that must be read and may not be.
+
+    What is optional is no exception: who may not see that users are banned lets them in.
+    """
+    missing = [
+        layout.table(ours)
+        for ours, columns in layout.columns.items()
+        if any((tables[layout.tables[ours]].oid, name) not in readable for name in columns.values())
+    ]
+    if missing:
+        raise StoreUnavailable(
+            f"the role {role} may not read all that it must:"
+            f' GRANT SELECT ON {", ".join(missing)} TO "{role}"'
+        )
+
+
+def _stamp(layout: Layout) -> str:
+    # Names rather than oids: each is looked up anew when its table was replaced.
+    oids = ", ".join(
+        f"{_literal(layout.table(ours))}::pg_catalog.regclass" for ours in layout.tables
+    )
+    return _STAMP.format(oids=oids)
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
+
+
+def _int(value: object) -> int:
+    return int(str(value))

@@ -1,0 +1,248 @@
+"""Better Auth's database in PostgreSQL, read and never written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
+from sidecar.store.catalogue import examine
+from sidecar.store.connections import LOST, Closed, Connections, TLSFilesUnusable
+from sidecar.store.dialects import PostgresDialect, can_hold
+from sidecar.store.rows import RowStore, Secret
+from sidecar.store.statements import Statements, compose
+from sidecar.store.values import date_form
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from sidecar.settings.store_urls import PostgresURL
+    from sidecar.store.connections import Row
+    from sidecar.store.layout import Layout
+    from sidecar.store.rows import Question
+
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger(__name__)
+
+CONNECTIONS = 4
+"""To one database, by one process; twice as many while statements that were given up end."""
+
+_ATTEMPTS = 3  # of one call, while the tables change under it
+_STALE = (
+    Closed,
+    *(asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError),
+    *(asyncpg.UndefinedFunctionError, asyncpg.DatatypeMismatchError),
+    *(asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError),
+    *(asyncpg.WrongObjectTypeError, asyncpg.InsufficientPrivilegeError),
+)
+"""Errors of a question that came too late: the tables, their columns or our rights are others."""
+
+_ASKED_OF: dict[Question, tuple[tuple[str, str], ...]] = {
+    "find_key": (("apikey", "key"),),
+    "find_session": (("session", "token"),),
+    "find_role": (("member", "userId"), ("member", "organizationId")),
+    "ping": (),
+}
+"""The columns that each question's parameters are compared with."""
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (asyncpg.InvalidPasswordError, "the server refuses the password of role {url.user}"),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "the server does not let role {url.user} in, or not from here, or not without TLS",
+    ),
+    (asyncpg.InvalidCatalogNameError, "there is no database {url.database}"),
+    (asyncpg.TooManyConnectionsError, "the server has no connection left for role {url.user}"),
+    (asyncpg.CannotConnectNowError, "the server is starting or shutting down"),
+    (asyncpg.PostgresError, "{name} (SQLSTATE {error.sqlstate})"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted: {error.verify_message}"),
+    (ssl.SSLError, "TLS failed: {error.reason}"),
+    (socket.gaierror, "its host's name is not known"),
+    (ConnectionRefusedError, "nothing listens there"),
+    (FileNotFoundError, "there is no such socket"),
+    (OSError, "the connection broke: {name}"),
+)
+"""Kinds of error and what is said of them; the first that fits."""
+
+_DATES = {"timestamptz": "timestamps with time zone", "timestamp": "timestamps without time zone"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Database:
+    """What was found at the URL."""
+
+    version: str
+    """The stamp that its rows carried when the layout was read."""
+    layout: Layout
+    statements: Statements
+    connections: Connections
+
+
+class PostgresStore(RowStore):
+    """A PostgreSQL database as the store.
+
+    States: new -> open -> closed; `open` leads back from closed. While it is open, tables that
+    change are noticed by the next call and read anew, and connections that broke are made again; so
+    it is after an `open` that failed: every call tries again. `close` is due then, too.
+    Every call ends within the timeout, connecting included, and the server is told the same bound.
+    Nothing is ever written: the tables of an empty database are Better Auth's to make.
+    Memory: CONNECTIONS connections, whatever the number of calls; calls wait for their turn.
+    """
+
+    def __init__(
+        self,
+        url: PostgresURL,
+        *,
+        timeout_s: float = 2.0,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._names = names or {}
+        self._closed = True
+        self._database: _Database | None = None
+        self._opening: asyncio.Task[_Database] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._closed = False
+        await self._bounded(self._current())
+
+    async def inspect(self) -> str:
+        """Return in words which Better Auth wrote the database; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        return await self._bounded(self._inspect())
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+        if self._database is not None:
+            self._retire(self._database, "the store closes")
+        while self._background:
+            await asyncio.wait(self._background)
+
+    async def ask(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+        try:
+            return await self._bounded(self._answer(question, parameters))
+        except LayoutError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
+        for _ in range(_ATTEMPTS):
+            database = await self._current()
+            layout = database.layout
+            kinds = [layout.type_of(*column) for column in _ASKED_OF[question]]
+            if not can_hold(kinds, parameters):
+                return layout, []
+            sql: str = getattr(database.statements, question)
+            try:
+                rows = await database.connections.fetch(sql, parameters)
+            except _STALE:
+                self._retire(database, "its tables or the role's rights changed")
+                continue
+            if not rows or rows[0][-1] == database.version:
+                return layout, rows
+            self._retire(database, "its tables changed")
+        raise StoreUnavailable("its tables keep changing, or are views that do not work")
+
+    async def _current(self) -> _Database:
+        """Return the database as it was found, looked at anew where it has changed."""
+        if self._closed:
+            raise StoreUnavailable("not open")
+        if self._database is not None:
+            return self._database
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._look())
+            self._opening.add_done_callback(self._on_opened)
+        # All that wait share one attempt, which goes on if one of them gives up.
+        return await asyncio.shield(self._opening)
+
+    def _on_opened(self, opening: asyncio.Task[_Database]) -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._database = opening.result()
+
+    async def _look(self) -> _Database:
+        connections = Connections(self._url, size=CONNECTIONS, timeout_s=self._timeout_s)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await examine(
+                    connections, self._url.search_path, self._names, self._url.user
+                )
+        except BaseException:
+            self._later(connections.close())
+            raise
+        statements = compose(found.layout, found.stamp, PostgresDialect())
+        return _Database(found.version, found.layout, statements, connections)
+
+    async def _inspect(self) -> str:
+        database = await self._look()
+        try:
+            layout = database.layout
+            described = layout.describe(await self._dates(database))
+            schemas = sorted({*layout.schemas.values()} - {"public"})
+            return "; ".join((described, *(f"schema {name}" for name in schemas)))
+        finally:
+            await database.connections.close()
+
+    async def _dates(self, database: _Database) -> str | None:
+        """Return in words how dates are kept: by their columns' types, else by a sample."""
+        kinds = {
+            kind
+            for table, name in (("apikey", "expiresAt"), ("session", "expiresAt"))
+            if (kind := database.layout.type_of(table, name)) is not None
+        }
+        if kinds <= _DATES.keys():
+            return " and ".join(_DATES[kind] for kind in sorted(kinds))
+        sample = await database.connections.fetch(database.statements.sample_dates, Secret())
+        return date_form(sample[0][0])
+
+    async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
+        """Return what *work* gives within the timeout; every foreign exception becomes ours."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await work
+        except LayoutError as error:
+            raise LayoutError(f"{self._url}: {error}") from error
+        except StoreError as error:
+            raise StoreUnavailable(f"{self._url}: {error}") from error
+        except (TimeoutError, asyncpg.QueryCanceledError):
+            why = f"no answer within {self._timeout_s:g} s"
+        except TLSFilesUnusable as error:
+            why = str(error)
+        except (asyncpg.PostgresError, *LOST, RuntimeError, ValueError, Closed) as error:
+            # Without the error itself: the server's text and details quote what was asked for.
+            why = self._reason(error)
+        raise StoreUnavailable(f"{self._url}: {why}")
+
+    def _reason(self, error: Exception) -> str:
+        """Return what went wrong in our own words: a server's text may quote what was asked."""
+        needs_tls = self._url.sslmode in {"require", "verify-ca", "verify-full"}
+        if type(error) is ConnectionError and needs_tls:
+            return "the server does not speak TLS, or broke off"
+        for kind, why in _REASONS:
+            if isinstance(error, kind):
+                return why.format(url=self._url, error=error, name=type(error).__name__)
+        return f"the connection broke: {type(error).__name__}"
+
+    def _retire(self, database: _Database, why: str) -> None:
+        """Ask *database* nothing more, and close it when its last answers are given."""
+        if self._database is database:
+            _LOG.info("%s: let go, since %s", self._url, why)
+            self._database = None
+            self._later(database.connections.close())
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

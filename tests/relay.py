@@ -1,0 +1,91 @@
+"""A relay in front of a server, whose connections can be cut, held up or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import ssl
+
+_PIECE = 65536
+
+
+class Relay:
+    """Passes bytes on, both ways, from a port of its own to another one of this machine.
+
+    `tls` has it speak TLS with its clients as PostgreSQL's protocol begins it, and plainly with the
+    server.
+    """
+
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+        self.port = 0
+        self.accepted = 0
+        self._target = target
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.refuse()
+        self._flows.set()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def accept(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Accept no more."""
+        assert self._server is not None
+        self._server.close()
+
+    def cut(self) -> None:
+        """Reset what is connected."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def stall(self) -> None:
+        """Pass nothing on until `resume`; connections are accepted."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        self._flows.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            if self._tls is not None:
+                await reader.readexactly(8)  # SSLRequest
+                writer.write(b"S")
+                await writer.start_tls(self._tls)
+            other_reader, other = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.add(other)
+            await asyncio.gather(self._pass_on(reader, other), self._pass_on(other_reader, writer))
+            self._writers.discard(other)
+        self._writers.discard(writer)
+        writer.close()
+        self._tasks.discard(task)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_PIECE):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
