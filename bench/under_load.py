@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from bench.process import Child
     from bench.stage import Stage
 
-_RESERVED = 512
-"""Descriptors that are left to everything but streams."""
+_RESERVED = 4000
+"""Descriptors left to everything but streams: busy connections on both sides, and what the sidecar
+keeps for clients that are turned away and for long bodies."""
 _ENDLESS = 1 << 40
 
 

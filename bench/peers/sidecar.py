@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import sidecar
 from bench.peers.base import (
-    KEEPALIVE,
     STATIC_PREFIX,
     STREAM_PREFIX,
     UPLOAD_LIMIT,
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.peers.base import Wiring
+
+_BUSY = 1100
+"""Connections to an upstream: descriptors are kept for all of them, and clients get the rest."""
+_STREAMS = 8100
 
 _CONFIGURATION = """\
 [listen]
@@ -40,11 +43,11 @@ access = {access}
 
 [upstreams.static]
 urls = ["http://{host}:{static}"]
-max_connections = {keepalive}
+max_connections = {busy}
 
 [upstreams.stream]
 urls = ["http://{host}:{stream}"]
-max_connections = {keepalive}
+max_connections = {streams}
 
 [[routes]]
 path = "{static_prefix}"
@@ -69,7 +72,8 @@ def configuration(wiring: Wiring, database: Path, *, access_log: bool) -> str:
         stream=wiring.ports.stream,
         database=database,
         access="true" if access_log else "false",
-        keepalive=KEEPALIVE,
+        busy=_BUSY,
+        streams=_STREAMS,
         static_prefix=STATIC_PREFIX,
         stream_prefix=STREAM_PREFIX,
         upload_limit=UPLOAD_LIMIT,
