@@ -22,6 +22,7 @@ _CONFIG = """\
 [listen]
 host = "{host}"
 port = {port}
+max_connections = 1000
 
 [listen.timeouts]
 drain = "5s"
