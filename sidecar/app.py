@@ -15,7 +15,6 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookies import SessionCookies
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
-from sidecar.errors import Refusal, too_many_failures
 from sidecar.identity import Demand
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
@@ -267,11 +266,6 @@ def _authenticator(
     settings: config.Settings, store: Store, failures: FailureLimiter, clock: Clock
 ) -> Authenticator:
     session, cache = settings.session, settings.store.cache
-
-    def throttle(address: str) -> Refusal | None:
-        retry_after_s = failures.retry_after_s(address)
-        return too_many_failures(retry_after_s) if retry_after_s else None
-
     return Authenticator(
         store,
         secrets=[secret.get_secret_value().encode() for secret in session.secrets],
@@ -283,7 +277,7 @@ def _authenticator(
         negative_s=cache.negative,
         stale_s=cache.stale,
         clock=clock,
-        throttle=throttle,
+        throttle=failures.refusal,
     )
 
 

@@ -10,6 +10,7 @@ import ipaddress
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from sidecar.errors import Refusal, too_many_failures
 from sidecar.limits.decision import whole_seconds
 from sidecar.limits.windows import Window
 
@@ -32,6 +33,11 @@ class FailureLimiter:
         self._window_s = window_s
         self._clock = clock
         self._windows: OrderedDict[str, Window] = OrderedDict()
+
+    def refusal(self, address: str) -> Refusal | None:
+        """Return why what *address* sends is not looked at unless it is known, if it is not."""
+        retry_after_s = self.retry_after_s(address)
+        return too_many_failures(retry_after_s) if retry_after_s else None
 
     def retry_after_s(self, address: str) -> int:
         """Return in how many whole seconds *address* may try again; 0 for at once."""

@@ -21,7 +21,6 @@ from sidecar.errors import (
     Refused,
     quota_exhausted,
     rate_limited,
-    too_many_failures,
 )
 from sidecar.observe.access_log import Entry
 from sidecar.observe.redact import redact_target
@@ -287,9 +286,9 @@ class Exchange:
     def _throttled(self, outcome: Refusal) -> Refusal:
         """Return what a bad credential is told, which is less the more of them there were."""
         failures, address = self._plane.failures, self._address
-        retry_after_s = failures.retry_after_s(address)
-        if retry_after_s:
-            return too_many_failures(retry_after_s)
+        throttled = failures.refusal(address)
+        if throttled is not None:
+            return throttled
         failures.count(address)
         return outcome
 
@@ -552,9 +551,7 @@ class Exchange:
         # Not ours any more: the next to use it must not wait for this client to read.
         connection, self._connection = self._connection, None
         if self._transfer is not None:
-            # An upload that the upstream did not wait for.
-            self._transfer.stop()
-            self._transfer = None
+            self._stop_transfer(self._transfer)  # an upload that the upstream did not wait for
         client = self._client
         client.write(raw)
         if connection is not None and self._cluster is not None:
@@ -709,8 +706,7 @@ class Exchange:
         self._plane.requests -= 1
         self._reason = reason
         if self._transfer is not None:
-            self._transfer.stop()
-            self._transfer = None
+            self._stop_transfer(self._transfer)
         if self._connection is not None:
             self._drop_connection()
         if self._connecting is not None:
@@ -724,6 +720,10 @@ class Exchange:
             self._give_back(self._decision)
         if self._plane.log is not None:
             self._plane.log.write(self._entry())
+
+    def _stop_transfer(self, transfer: Transfer) -> None:
+        self._transfer = None
+        transfer.stop()
 
     def _give_back(self, decision: Decision) -> None:
         """Uncount a request that the upstream never received."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookies import SessionCookies
-from sidecar.errors import Refusal, too_many_failures
 from sidecar.identity import Demand, Quota
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
@@ -196,7 +195,7 @@ class Conversation:
             negative_s=10.0,
             stale_s=300.0,
             clock=self.clock,
-            throttle=self._throttle,
+            throttle=self.failures.refusal,
         )
         self.limiter = LocalLimiter("row", 1000, 3600.0, self.clock, 100)
         self.plane = Plane(
@@ -219,10 +218,6 @@ class Conversation:
         )
         self._failures: list[dict[str, Any]] = []
         self._alarm = None if may_fail else Alarm()
-
-    def _throttle(self, address: str) -> Refusal | None:
-        retry_after_s = self.failures.retry_after_s(address)
-        return too_many_failures(retry_after_s) if retry_after_s else None
 
     async def __aenter__(self) -> Self:
         if self._alarm is not None:
