@@ -77,7 +77,7 @@ soak: $(run_stamp) $(dev_stamp) ## Run the sidecar among bad clients, upstreams 
 .PHONY: lock
 lock: uv := build/uv-$(UV_VERSION)
 lock: compile = $(uv)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --custom-compile-command 'make lock' $(LOCK)
+	--generate-hashes --custom-compile-command 'make lock' $(LOCK)
 lock: ## Write the lock files anew
 	@test -x $(uv)/bin/uv || { $(find_python) && "$$python" -m venv --clear $(uv) \
 		&& $(uv)/bin/python -m pip --disable-pip-version-check -qq install uv==$(UV_VERSION); }
