@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LOG = logging.getLogger(__name__)
 
 CONNECTIONS = 4
 """To one database, by one process; twice as many while statements that were given up end."""
@@ -84,8 +82,11 @@ class _Database:
     statements: Statements
     connections: Connections
 
+    def close(self) -> Coroutine[None, None, None]:
+        return self.connections.close()
 
-class PostgresStore(RowStore):
+
+class PostgresStore(RowStore[_Database]):
     """A PostgreSQL database as the store.
 
     States: new -> open -> closed; `open` leads back from closed. While it is open, tables that
@@ -104,38 +105,12 @@ class PostgresStore(RowStore):
         names: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
+        super().__init__(self._url)
         self._timeout_s = timeout_s
         self._names = names or {}
-        self._closed = True
-        self._database: _Database | None = None
-        self._opening: asyncio.Task[_Database] | None = None
-        self._background: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        self._closed = False
-        await self._bounded(self._current())
-
-    async def inspect(self) -> str:
-        """Return in words which Better Auth wrote the database; looks, and changes nothing.
-
-        Raises LayoutError, StoreUnavailable.
-        """
-        return await self._bounded(self._inspect())
-
-    async def close(self) -> None:
-        self._closed = True
-        if self._opening is not None:
-            await asyncio.wait((self._opening,))
-        if self._database is not None:
-            self._retire(self._database, "the store closes")
-        while self._background:
-            await asyncio.wait(self._background)
-
-    async def ask(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
-        try:
-            return await self._bounded(self._answer(question, parameters))
-        except LayoutError as error:
-            raise StoreUnavailable(str(error)) from error
+    async def _first(self) -> _Database:
+        return await self._current()
 
     async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
         for _ in range(_ATTEMPTS):
@@ -161,16 +136,7 @@ class PostgresStore(RowStore):
             raise StoreUnavailable("not open")
         if self._database is not None:
             return self._database
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._look())
-            self._opening.add_done_callback(self._on_opened)
-        # All that wait share one attempt, which goes on if one of them gives up.
-        return await asyncio.shield(self._opening)
-
-    def _on_opened(self, opening: asyncio.Task[_Database]) -> None:
-        self._opening = None
-        if not opening.cancelled() and opening.exception() is None:
-            self._database = opening.result()
+        return await self._share(self._look)
 
     async def _look(self) -> _Database:
         connections = Connections(self._url, size=CONNECTIONS, timeout_s=self._timeout_s)
@@ -234,15 +200,3 @@ class PostgresStore(RowStore):
             if isinstance(error, kind):
                 return why.format(url=self._url, error=error, name=type(error).__name__)
         return f"the connection broke: {type(error).__name__}"
-
-    def _retire(self, database: _Database, why: str) -> None:
-        """Ask *database* nothing more, and close it when its last answers are given."""
-        if self._database is database:
-            _LOG.info("%s: let go, since %s", self._url, why)
-            self._database = None
-            self._later(database.connections.close())
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

@@ -1,15 +1,18 @@
-"""What all stores that answer in rows have in common: the questions, and how rows are read."""
+"""What all stores that answer in rows have in common: their life, questions, and reading."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from sidecar.store import records
+from sidecar.store.base import LayoutError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from sidecar.store.base import KeyRecord, SessionRecord
     from sidecar.store.layout import Layout
@@ -29,15 +32,103 @@ class Secret(tuple[str, ...]):
         return f"<{len(self)} hidden>"
 
 
-class RowStore(ABC):
-    """The questions of a Store, each put as one statement."""
+class Database(Protocol):
+    """A database as it was found when it was last looked at."""
+
+    def close(self) -> Coroutine[None, None, None]:
+        """Let go of its connections once their last answers are given."""
+
+
+D = TypeVar("D", bound=Database)
+_T = TypeVar("_T")
+
+
+class RowStore(ABC, Generic[D]):
+    """A Store whose questions are each put as one statement to a database, which is let go of and
+    looked at anew where it has changed.
+    """
+
+    def __init__(self, place: object) -> None:
+        """Take where the database is, in words for operators."""
+        self._place = place
+        self._log = logging.getLogger(type(self).__module__)
+        self._closed = True
+        self._database: D | None = None
+        self._opening: asyncio.Task[D] | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     @abstractmethod
+    async def _first(self) -> D:
+        """Return the database as `open` finds it."""
+
+    @abstractmethod
+    async def _inspect(self) -> str:
+        """Return in words which Better Auth wrote the database."""
+
+    @abstractmethod
+    async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
+        """Return all rows of the answer, and the layout by which they were asked for."""
+
+    @abstractmethod
+    async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
+        """Return what *work* gives within the timeout; every foreign exception becomes ours."""
+
+    async def open(self) -> None:
+        self._closed = False
+        await self._bounded(self._first())
+
+    async def inspect(self) -> str:
+        """Return in words which Better Auth wrote the database; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        return await self._bounded(self._inspect())
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+        if self._database is not None:
+            self._retire(self._database, "the store closes")
+        while self._background:
+            await asyncio.wait(self._background)
+
     async def ask(self, question: Question, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
         """Return all rows of the answer, and the layout by which they were asked for.
 
         Raises StoreUnavailable.
         """
+        try:
+            return await self._bounded(self._answer(question, parameters))
+        except LayoutError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _share(self, look: Callable[[], Coroutine[None, None, D]]) -> D:
+        """Return what *look* finds; all that wait share one attempt, which goes on without them."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(look())
+            self._opening.add_done_callback(self._on_opened)
+        return await asyncio.shield(self._opening)
+
+    def _on_opened(self, opening: asyncio.Task[D]) -> None:
+        self._opening = None
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        if self._database is not None:
+            self._retire(self._database, "it was replaced")
+        self._database = opening.result()
+
+    def _retire(self, database: D, why: str) -> None:
+        """Ask *database* nothing more, and close it when its last answers are given."""
+        if self._database is database:
+            self._log.info("%s: let go, since %s", self._place, why)
+            self._database = None
+            self._later(database.close())
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def ping(self) -> None:
         await self.ask("ping", Secret())

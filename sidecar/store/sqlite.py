@@ -6,7 +6,6 @@ Only an empty database is written to, once: `open` gives it Better Auth's tables
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import stat
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LOG = logging.getLogger(__name__)
 
 _READERS = 2
 _LOCK_SHARE = 0.8  # of the timeout is spent waiting for a lock, so that it can be told as such
@@ -62,8 +60,11 @@ class _Database:
     statements: Statements
     readers: Readers
 
+    def close(self) -> Coroutine[None, None, None]:
+        return self.readers.close()
 
-class SQLiteStore(RowStore):
+
+class SQLiteStore(RowStore[_Database]):
     """A SQLite file as the store.
 
     States: new -> open -> closed; `open` leads back from closed. While it is open, a file that is
@@ -83,39 +84,13 @@ class SQLiteStore(RowStore):
         create_tables_if_empty: bool = True,
     ) -> None:
         self._path = path.absolute()
+        super().__init__(self._path)
         self._names = names or {}
         self._timeout_s = timeout_s
         self._create_tables = create_tables_if_empty
-        self._closed = True
-        self._database: _Database | None = None
-        self._opening: asyncio.Task[_Database] | None = None
-        self._background: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        self._closed = False
-        await self._bounded(self._current(create=self._create_tables))
-
-    async def inspect(self) -> str:
-        """Return in words which Better Auth wrote the database; looks, and changes nothing.
-
-        Raises LayoutError, StoreUnavailable.
-        """
-        return await self._bounded(self._inspect())
-
-    async def close(self) -> None:
-        self._closed = True
-        if self._opening is not None:
-            await asyncio.wait((self._opening,))
-        if self._database is not None:
-            self._retire(self._database, "the store closes")
-        while self._background:
-            await asyncio.wait(self._background)
-
-    async def ask(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
-        try:
-            return await self._bounded(self._answer(question, parameters))
-        except LayoutError as error:
-            raise StoreUnavailable(str(error)) from error
+    async def _first(self) -> _Database:
+        return await self._current(create=self._create_tables)
 
     async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, list[Row]]:
         failure: sqlite3.Error | None = None
@@ -145,19 +120,7 @@ class SQLiteStore(RowStore):
         database = self._database
         if database is not None and database.file == self._file():
             return database
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._connect(create=create))
-            self._opening.add_done_callback(self._on_opened)
-        # All that wait share one attempt, which goes on if one of them gives up.
-        return await asyncio.shield(self._opening)
-
-    def _on_opened(self, opening: asyncio.Task[_Database]) -> None:
-        self._opening = None
-        if opening.cancelled() or opening.exception() is not None:
-            return
-        if self._database is not None:
-            self._retire(self._database, "it was replaced")
-        self._database = opening.result()
+        return await self._share(lambda: self._connect(create=create))
 
     async def _connect(self, *, create: bool) -> _Database:
         file = self._file()  # before it is opened: if it is replaced meanwhile, the next call sees
@@ -243,18 +206,6 @@ class SQLiteStore(RowStore):
         if not stat.S_ISREG(found.st_mode):
             raise StoreUnavailable(f"{self._path}: not a file")
         return found.st_dev, found.st_ino
-
-    def _retire(self, database: _Database, why: str) -> None:
-        """Ask *database* nothing more, and close it when its last answers are given."""
-        if self._database is database:
-            _LOG.info("%s: let go, since %s", self._path, why)
-            self._database = None
-            self._later(database.readers.close())
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
 
 async def _version(readers: Readers) -> int:
