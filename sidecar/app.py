@@ -41,6 +41,9 @@ from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
 from sidecar.store.making import make_store
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     from sidecar import settings as config
     from sidecar.proxy.discovery import Resolver
     from sidecar.store.base import Store
@@ -53,7 +56,11 @@ _GC_THRESHOLD = 20_000
 
 
 class StartError(Exception):
-    """The sidecar cannot start; the message is for the operator."""
+    """The sidecar cannot start; the message is for the operator, whose mistake it may be."""
+
+    def __init__(self, message: str, *, is_mistake: bool = False) -> None:
+        super().__init__(message)
+        self.is_mistake = is_mistake
 
 
 class Sidecar:
@@ -69,7 +76,12 @@ class Sidecar:
         clock: Clock | None = None,
         resolver: Resolver | None = None,
         log_descriptor: int = _STDOUT,
+        sockets: Sequence[socket.socket] | None = None,
     ) -> None:
+        """Take over *sockets*, which are bound to where clients connect, if there are any.
+
+        Whoever bound them, for several processes to share, has the admin listener, too.
+        """
         self._settings = settings
         self._clock = clock or SystemClock()
         self._store = _store(settings)
@@ -93,6 +105,7 @@ class Sidecar:
             settings.listen.port,
             certificate=self._certificate,
             proxy_protocol=settings.listen.proxy_protocol,
+            sockets=sockets or (),
         )
         self._admin = Admin(
             settings.admin.host,
@@ -100,6 +113,8 @@ class Sidecar:
             ping=self._store.ping,
             is_draining=lambda: self._plane.draining,
         )
+        self._is_alone = sockets is None
+        self._drain_s = settings.listen.timeouts.drain
 
     @property
     def address(self) -> tuple[str, int]:
@@ -123,23 +138,28 @@ class Sidecar:
                 self._certificate.load()
             except CertificateError as error:
                 await self.stop()
-                raise StartError(f"listen.tls.{error}") from error
+                raise StartError(f"listen.tls.{error}", is_mistake=True) from error
         try:
             await self._store.open()
         except LayoutError as error:
             await self.stop()
-            raise StartError(f"store: {error}") from error
+            raise StartError(f"store: {error}", is_mistake=True) from error
         except StoreUnavailable as error:
             _LOG.error("the store does not answer; trying on: %s", error)
             self._opener = asyncio.create_task(self._keep_asking(str(error)), name="store-opener")
         listen, admin = self._settings.listen, self._settings.admin
         await self._plane.start()
         try:
-            await _start_listener(self._gateway, "listen", listen.host, listen.port)
-            await _start_listener(self._admin, "admin", admin.host, admin.port)
+            await start_listener(self._gateway, "listen", listen.host, listen.port)
+            if self._is_alone:
+                await start_listener(self._admin, "admin", admin.host, admin.port)
         except StartError:
             await self.stop()
             raise
+
+    async def ping_store(self) -> None:
+        """Return once the store has answered a question. Raises StoreError."""
+        await self._store.ping()
 
     async def stop(self) -> None:
         """Be not ready, accept no more, answer what is in flight, and let go of everything."""
@@ -150,10 +170,11 @@ class Sidecar:
             stack.push_async_callback(self._authenticator.close)
             stack.push_async_callback(self._stop_opening)
             stack.push_async_callback(self._admin.stop)
-            await self._gateway.stop(self._settings.listen.timeouts.drain)
+            await self._gateway.stop(self._drain_s)
 
     def stop_waiting(self) -> None:
         """Cut off what is still in flight: the operator asked a second time."""
+        self._drain_s = 0.0  # the first may not have been acted on yet
         self._plane.emptied.set()
 
     def _provide_descriptors(self) -> None:
@@ -228,7 +249,7 @@ async def _serve(settings: config.Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await sidecar.start()
-    _settle_memory()
+    settle_memory()
     _LOG.info("health on %s port %d", *sidecar.admin_address)
     _LOG.info("serving on %s port %d", *sidecar.address)
     await stopped.wait()
@@ -236,7 +257,7 @@ async def _serve(settings: config.Settings) -> None:
     await sidecar.stop()
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Spare the garbage collector what stays for good, and most of its rounds.
 
     A request leaves no cycles behind, so that there is little to find.
@@ -246,20 +267,26 @@ def _settle_memory() -> None:
     gc.set_threshold(_GC_THRESHOLD)
 
 
-async def _start_listener(listener: Gateway | Admin, name: str, host: str, port: int) -> None:
+async def start_listener(listener: Gateway | Admin, name: str, host: str, port: int) -> None:
+    """Start what the section *name* tells to listen there. Raises StartError."""
     try:
         await listener.start()
     except OSError as error:
-        raise StartError(
-            f"{name}.host, {name}.port: cannot listen on {host} port {port}: {error.strerror}"
-        ) from error
+        raise cannot_listen(name, host, port, error) from error
+
+
+def cannot_listen(name: str, host: str, port: int, error: OSError) -> StartError:
+    """Return what the operator is told where an address cannot be had."""
+    return StartError(
+        f"{name}.host, {name}.port: cannot listen on {host} port {port}: {error.strerror}"
+    )
 
 
 def _store(settings: config.Settings) -> Store:
     try:
         return make_store(settings.store)
     except DriverMissing as error:
-        raise StartError(f"store: {error}") from error
+        raise StartError(f"store: {error}", is_mistake=True) from error
 
 
 def _authenticator(
@@ -374,7 +401,7 @@ def _cluster(
         origins = [_origin(url, upstream.tls) for url in upstream.urls]
     except CertificateError as error:
         # Checked with the configuration; it has changed since.
-        raise StartError(f"upstreams.{name}.tls.{error}") from error
+        raise StartError(f"upstreams.{name}.tls.{error}", is_mistake=True) from error
     return Cluster(
         name,
         origins,

@@ -26,6 +26,8 @@ from sidecar.settings.key_pairs import CertificateError
 from sidecar.settings.validity import complaint
 from sidecar.store.base import DriverMissing, LayoutError, StoreError
 from sidecar.store.making import make_store
+from sidecar.workers.cores import usable as usable_cores
+from sidecar.workers.serve import serve as serve_by_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,9 +72,9 @@ def _foreseen() -> Iterator[None]:
 
 def _is_mistake(error: Exception) -> bool:
     """Tell a mistake of the operator's, a store of another application among them, from failure."""
-    mistakes = (SettingsError, DirectoryUnusable, LayoutError)
-    causes = (LayoutError, DriverMissing, CertificateError)
-    return isinstance(error, mistakes) or isinstance(error.__cause__, causes)
+    if isinstance(error, StartError):
+        return error.is_mistake
+    return isinstance(error, (SettingsError, DirectoryUnusable, LayoutError, DriverMissing))
 
 
 _config = click.option(
@@ -97,7 +99,13 @@ def run(config: Path | None) -> None:
     What is in flight then is answered, for as long as listen.timeouts.drain.
     """
     with _foreseen():
-        serve(load(find(config)))
+        settings = load(find(config))
+        workers = settings.listen.workers
+        count = usable_cores() if workers == "auto" else workers
+        if count == 1:
+            serve(settings)
+        else:
+            serve_by_workers(settings, count)
 
 
 @main.command()

@@ -37,7 +37,7 @@ class BatchWriter:
         """Lines lost for want of room or by a failed write."""
 
     def write(self, line: bytes) -> None:
-        """Add a line, which ends in a newline. Called from the loop's thread."""
+        """Add a line, or several, each with its newline. Called from the loop's thread."""
         self._lines.append(line)
         self._line_bytes += len(line)
         if self._line_bytes >= _BATCH_BYTES:
@@ -52,12 +52,12 @@ class BatchWriter:
             self._timer = None
         if not self._lines:
             return
-        count, batch = len(self._lines), b"".join(self._lines)
+        batch = b"".join(self._lines)
         self._lines.clear()
         self._line_bytes = 0
         with self._lock:
             if self._waiting_bytes + len(batch) > _WAITING_BYTES:
-                self.dropped += count
+                self.dropped += batch.count(b"\n")
                 return
             self._waiting_bytes += len(batch)
         if self._thread is None:

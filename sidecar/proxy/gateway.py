@@ -14,7 +14,8 @@ from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
 
     from sidecar.proxy.certificates import Certificate
     from sidecar.proxy.plane import Plane
@@ -38,14 +39,18 @@ class Gateway:
         *,
         certificate: Certificate | None = None,
         proxy_protocol: bool = False,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
-        """Speak TLS if there is a *certificate*, which has to be loaded when this starts."""
+        """Speak TLS if there is a *certificate*, which has to be loaded when this starts.
+
+        Where there are *sockets*, they are bound to host and port, and taken over.
+        """
         self._plane = plane
         self._certificate = certificate
         serve: Callable[[], asyncio.Protocol] = partial(Downstream, plane)
         if certificate is not None or proxy_protocol:
             serve = partial(Arrival, plane, certificate, has_header=proxy_protocol)
-        self._listener = Listener(serve, host, port)
+        self._listener = Listener(serve, host, port, sockets)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

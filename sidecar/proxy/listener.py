@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _BACKLOG = 1024
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -40,11 +40,18 @@ class Listener:
     connections wait in the system's queue; further ones knock again by themselves (RFC 9293).
     """
 
-    def __init__(self, serve: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
+    def __init__(
+        self,
+        serve: Callable[[], asyncio.Protocol],
+        host: str,
+        port: int,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Take over *sockets* that `bind` gave, or have some bound at the start."""
         self._host = host
         self._port = port
         self._runner = web.ServerRunner(_Server(serve))
-        self._sockets: list[socket.socket] = []
+        self._sockets = list(sockets)
         self._address = (host, port)
         self.is_paused = True
 
@@ -52,7 +59,7 @@ class Listener:
         """Bind and accept. Raises OSError where the address cannot be had."""
         await self._runner.setup()
         try:
-            self._sockets = await self._bound()
+            self._sockets = self._sockets or await bind(self._host, self._port)
             self._address = self._sockets[0].getsockname()[:2]
             await self.resume()
         except OSError:
@@ -88,40 +95,42 @@ class Listener:
             each.close()
         await self._runner.cleanup()
 
-    async def _bound(self) -> list[socket.socket]:
-        """Return a socket for each address of the host that this machine has.
 
-        Raises OSError where there is none, or one that cannot be had.
-        """
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        bound: list[socket.socket] = []
-        absent: OSError | None = None
-        with ExitStack() as undo:
-            for family, _, _, _, address in dict.fromkeys(found):
-                # One port for all: the first may have been given any.
-                port = bound[0].getsockname()[1] if bound else self._port
-                try:
-                    bound.append(_bind(family, (address[0], port, *address[2:])))
-                except OSError as error:
-                    if error.errno not in _ABSENT:
-                        raise
-                    # Names such as localhost have addresses of families that are switched off.
-                    absent = error
-                else:
-                    undo.callback(bound[-1].close)
-            if absent is not None and not bound:
-                raise absent
-            undo.pop_all()
-        return bound
+async def bind(host: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
+    """Return a listening socket for each address of *host* that this machine has.
+
+    Those that are *shared* may be bound again, by the same user; the system deals connections out
+    among all. Raises OSError where there is no address, or one that cannot be had.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bound: list[socket.socket] = []
+    absent: OSError | None = None
+    with ExitStack() as undo:
+        for family, _, _, _, address in dict.fromkeys(found):
+            # One port for all: the first may have been given any.
+            given = bound[0].getsockname()[1] if bound else port
+            try:
+                bound.append(_bind(family, (address[0], given, *address[2:]), is_shared))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                # Names such as localhost have addresses of families that are switched off.
+                absent = error
+            else:
+                undo.callback(bound[-1].close)
+        if absent is not None and not bound:
+            raise absent
+        undo.pop_all()
+    return bound
 
 
-def _bind(family: int, address: tuple[object, ...]) -> socket.socket:
+def _bind(family: int, address: tuple[object, ...], is_shared: bool) -> socket.socket:
     with ExitStack() as undo:
         made = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # IPv4 has a socket of its own.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

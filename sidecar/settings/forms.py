@@ -92,6 +92,31 @@ def whole_number(low: int, high: int) -> Form[int]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class NumberOrWord(Form[int | str]):
+    """The form of a number in whose place a word may stand."""
+
+    word: str = ""
+
+    def parse(self, value: object) -> int | str:
+        """Return the number or the word. Raises ValueError as `Form.parse` does."""
+        if isinstance(value, str) and value == self.word:
+            return self.word
+        return Form.parse(self, value)
+
+
+def whole_number_or(word: str, low: int, high: int) -> NumberOrWord:
+    """Return the form of an integer from *low* to *high*, or *word*."""
+    number = whole_number(low, high)
+    return NumberOrWord(
+        f'{number.name} or "{word}"',
+        f'{number.allowed}, or "{word}"',
+        number.read,
+        kind=int,
+        word=word,
+    )
+
+
 SWITCH: Form[bool] = Form("true or false", "true or false", lambda switch: switch, kind=bool)
 TEXT: Form[str] = Form(
     "text",

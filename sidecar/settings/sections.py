@@ -20,7 +20,7 @@ from sidecar.settings.addresses import (
     TrustedNetwork,
     UpstreamAddress,
 )
-from sidecar.settings.forms import NOT_OF_FORM, SWITCH, TEXT, whole_number
+from sidecar.settings.forms import NOT_OF_FORM, SWITCH, TEXT, whole_number, whole_number_or
 from sidecar.settings.names import (
     CookieName,
     InternalToken,
@@ -38,6 +38,7 @@ from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
 from sidecar.settings.store_urls import StoreAddress
 
 Connections = Annotated[int, whole_number(1, 1_000_000)]
+Workers = Annotated[int | Literal["auto"], whole_number_or("auto", 1, 1024)]
 Text = Annotated[str, TEXT]
 
 
@@ -92,9 +93,14 @@ class Listen(Section):
 
     host: Host = setting("0.0.0.0", "the address to listen on")  # noqa: S104  # its purpose
     port: Port = setting(8080, "the port to listen on; `0`: any free one")
-    max_connections: Connections = setting(20_000, "connections at once; beyond: 503, closed")
+    workers: Workers = setting(
+        1, 'processes that share the port; `"auto"`: one a core that this process may use'
+    )
+    max_connections: Connections = setting(
+        20_000, "a worker's connections at once; beyond: 503, closed"
+    )
     max_requests: Connections = setting(
-        20_000, "requests in progress at once; beyond: 503, and the connection stays"
+        20_000, "a worker's requests in progress at once; beyond: 503, and the connection stays"
     )
     trusted_proxies: tuple[TrustedNetwork, ...] = setting(
         (), "networks whose `Forwarded` and `X-Forwarded-*` are believed"

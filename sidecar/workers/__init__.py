@@ -1,0 +1,1 @@
+"""Several processes on one port, and the parent that looks after them."""

@@ -1,0 +1,212 @@
+"""Several processes on one port: `sidecar run` with `listen.workers`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from tests.harness import (
+    OK,
+    TIMEOUT_S,
+    Client,
+    RecordingUpstream,
+    ScriptedUpstream,
+    configuration,
+    request,
+    until,
+)
+from tests.sockets.process import started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.harness import Received
+    from tests.sockets.process import SidecarProcess
+    from tests.sockets.world import World
+
+WORKERS = 2
+GET = request(b"GET /public")
+SERVES = re.compile(rb"worker \d: process (\d+) serves")
+
+
+def settings(world: World, upstream: RecordingUpstream, port: int = 0) -> str:
+    listen = f'[listen]\nhost = "127.0.0.1"\nport = {port}\nworkers = {WORKERS}\n'
+    return configuration(world.path, {"chat": upstream.port}, extra=listen)
+
+
+@asynccontextmanager
+async def serving(
+    world: World, directory: Path, *, upstream: RecordingUpstream | None = None
+) -> AsyncIterator[tuple[SidecarProcess, RecordingUpstream]]:
+    upstream = upstream or RecordingUpstream()
+    await upstream.start()
+    try:
+        async with started(settings(world, upstream), directory) as process:
+            yield process, upstream
+    finally:
+        await upstream.stop()
+
+
+async def workers(process: SidecarProcess, count: int = WORKERS) -> list[int]:
+    """Return the processes that were started so far, once there are so many."""
+    await until(lambda: len(SERVES.findall(process.stderr)) >= count)
+    return [int(pid) for pid in SERVES.findall(process.stderr)]
+
+
+async def on_every_worker(process: SidecarProcess) -> list[Client]:
+    """Return a connection to each worker: each begins its request ids in its own way."""
+    found: dict[str, Client] = {}
+    while len(found) < WORKERS:
+        client = await process.connect()
+        request_id = (await client.ask(GET)).value("x-request-id")
+        assert request_id is not None
+        found.setdefault(request_id[:20], client)
+    return list(found.values())
+
+
+async def test_every_worker_serves_and_one_address_answers_for_all(
+    world: World, tmp_path: Path
+) -> None:
+    async with serving(world, tmp_path) as (process, _):
+        for client in await on_every_worker(process):
+            answer = await client.ask(request(b"GET /v1/chat", world.key_line))
+            assert answer.status == 200
+        assert (await process.ask_admin("/healthz")).status == 200
+        assert (await process.ask_admin("/readyz")).status == 200
+        assert await process.stop() == 0
+
+
+async def test_whoever_is_killed_is_replaced_and_the_others_serve_on(
+    world: World, tmp_path: Path
+) -> None:
+    async with serving(world, tmp_path) as (process, _):
+        clients = await on_every_worker(process)
+        killed, _survivor = await workers(process)
+        os.kill(killed, signal.SIGKILL)
+        # Those that come while it is not there are answered, too: by the other, or by the next.
+        assert [(await process.ask(GET)).status for _ in range(20)] == [200] * 20
+        assert int(await process.wait_for(rb"process (\d+) was ended by SIGKILL")) == killed
+        await workers(process, WORKERS + 1)
+        [survivor] = [client for client in clients if not client.reader.at_eof()]
+        assert (await survivor.ask(GET)).status == 200
+        await on_every_worker(process)
+        assert await process.stop() == 0
+
+
+async def test_the_logs_of_all_are_one_stream_of_whole_lines(world: World, tmp_path: Path) -> None:
+    async with serving(world, tmp_path) as (process, _):
+        path = b"/public" + b"/way" * 1500  # longer than a pipe takes at once
+
+        async def ask_all(client: Client) -> None:
+            for _ in range(50):
+                assert (await client.ask(request(b"GET " + path))).status == 200
+
+        await asyncio.gather(*map(ask_all, await on_every_worker(process)))
+        assert await process.stop() == 0
+        lines = [json.loads(line) for line in process.stdout.splitlines()]
+        assert sum(line["path"] == path.decode() for line in lines) == 50 * WORKERS
+
+
+class Held:
+    """Answers when it is released, but for what `on_every_worker` asks."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+
+    async def __call__(
+        self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if received.request_line.startswith(b"GET /public/held"):
+            await self.released.wait()
+        writer.write(OK)
+
+
+HELD = request(b"GET /public/held")
+
+
+async def test_what_is_in_flight_is_answered_before_all_end(world: World, tmp_path: Path) -> None:
+    held = Held()
+    async with serving(world, tmp_path, upstream=ScriptedUpstream(held)) as (process, upstream):
+        clients = await on_every_worker(process)
+        before = len(upstream.requests)
+        for client in clients:
+            await client.send(HELD)
+        await upstream.wait_for_requests(before + WORKERS)
+        process.send_signal(signal.SIGTERM)
+        await until(lambda: not is_open(process.port))
+        ready = await process.ask_admin("/readyz")
+        assert (ready.status, ready.json()) == (503, {"status": "draining"})
+        held.released.set()
+        assert [(await client.receive()).status for client in clients] == [200] * WORKERS
+        assert await process.wait() == 0
+
+
+async def test_a_second_signal_cuts_off_what_is_in_flight(world: World, tmp_path: Path) -> None:
+    held = Held()
+    async with serving(world, tmp_path, upstream=ScriptedUpstream(held)) as (process, upstream):
+        clients = await on_every_worker(process)
+        before = len(upstream.requests)
+        for client in clients:
+            await client.send(HELD)
+        await upstream.wait_for_requests(before + WORKERS)
+        process.send_signal(signal.SIGTERM)
+        await process.wait_for(b"draining")
+        process.send_signal(signal.SIGINT)
+        assert [(await client.receive()).status for client in clients] == [503] * WORKERS
+        assert await process.wait() == 0
+
+
+def is_open(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_workers_do_not_outlive_their_parent(world: World, tmp_path: Path) -> None:
+    async with serving(world, tmp_path) as (process, _):
+        assert is_open(process.port)
+        process.send_signal(signal.SIGKILL)
+        # Its output ends when nobody holds it any more.
+        await process.wait()
+        await until(lambda: not is_open(process.port))
+
+
+async def test_another_s_port_is_not_shared(world: World, tmp_path: Path) -> None:
+    """Though the system would let the same user bind it once more."""
+    async with serving(world, tmp_path) as (process, upstream):
+        other = tmp_path / "other"
+        other.mkdir()
+        config = other / "sidecar.toml"
+        config.write_text(settings(world, upstream, port=process.port))
+        code, said = await outcome(config)
+        assert (code, b"cannot listen on 127.0.0.1 port %d" % process.port in said) == (2, True)
+
+
+async def test_what_keeps_a_worker_from_serving_ends_all(world: World, tmp_path: Path) -> None:
+    world.database.execute("DROP TABLE member")
+    async with RecordingUpstream() as upstream:
+        config = tmp_path / "sidecar.toml"
+        config.write_text(settings(world, upstream))
+        code, said = await outcome(config)
+        assert code == 1
+        assert said.count(b"store: ") == 1
+
+
+async def outcome(config: Path) -> tuple[int | None, bytes]:
+    """Return how a sidecar ends that cannot start, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "run", "--config", str(config)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(TIMEOUT_S):
+        _, said = await process.communicate()
+    return process.returncode, said
