@@ -100,8 +100,9 @@ class Workers:
             async with asyncio.timeout(drain_s):
                 await self._all_ended()
         for worker in self.running.values():
-            _LOG.error("worker %d did not end; killing it", worker.number)
-            worker.kill()
+            if worker.runs:
+                _LOG.error("worker %d did not end; killing it", worker.number)
+                worker.kill()
         await self._all_ended()
         for keeper in self._keepers:
             keeper.cancel()

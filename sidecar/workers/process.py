@@ -137,11 +137,15 @@ class WorkerProcess:
         await asyncio.gather(*self._tasks)
         self._channel.close()
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
     def end(self) -> str:
         """Return how it ended, in words."""
         code = self._process.returncode
-        if code is None:
-            return "runs"
+        assert code is not None  # noqa: S101 - asked for once it has
         if code < 0:
             return f"was ended by {signal.Signals(-code).name}"
         return f"ended with exit code {code}"

@@ -12,12 +12,16 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from sidecar.settings import parse
+from sidecar.workers import parent
+from sidecar.workers.parent import Workers
 from tests.harness import (
     OK,
     TIMEOUT_S,
     Client,
     RecordingUpstream,
     ScriptedUpstream,
+    ask,
     configuration,
     request,
     until,
@@ -27,6 +31,8 @@ from tests.sockets.process import started
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    import pytest
 
     from tests.harness import Received
     from tests.sockets.process import SidecarProcess
@@ -210,3 +216,64 @@ async def outcome(config: Path) -> tuple[int | None, bytes]:
     async with asyncio.timeout(TIMEOUT_S):
         _, said = await process.communicate()
     return process.returncode, said
+
+
+async def test_whoever_keeps_ending_gives_its_clients_to_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is left in the queue of a worker that is not started again at once."""
+    monkeypatch.setattr(parent, "_FIRST_PAUSE_S", 60.0)
+    monkeypatch.setattr(parent, "_LONGEST_PAUSE_S", 60.0)
+    async with RecordingUpstream() as upstream:
+        workers = Workers(
+            parse(settings(world, upstream), source="test.toml", environ={}),
+            WORKERS,
+            lambda _: None,
+            lambda _: None,
+        )
+        await workers.start()
+        try:
+            workers.running[1].kill()
+            await until(lambda: "the next starts in 60.0 s" in caplog.text)
+            for _ in range(20):
+                answer = await ask(workers.address[1], "/public")
+                assert answer.status == 200
+            assert list(workers.running) == [2]
+        finally:
+            await workers.stop()
+
+
+async def test_a_worker_that_cannot_start_again_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parent, "_FIRST_PAUSE_S", 0.01)
+    async with RecordingUpstream() as upstream:
+        read = parse(settings(world, upstream), source="test.toml", environ={})
+        workers = Workers(read, WORKERS, lambda _: None, lambda _: None)
+        await workers.start()
+        try:
+            world.database.execute("ALTER TABLE member RENAME TO away")
+            workers.running[1].kill()
+            await until(lambda: caplog.text.count("worker 1: store: ") > 1)
+            world.database.execute("ALTER TABLE away RENAME TO member")
+            await until(lambda: workers.restarts == 1)
+            assert sorted(workers.running) == [1, 2]
+        finally:
+            await workers.stop()
+
+
+async def test_a_worker_that_does_not_end_is_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parent, "_GRACE_S", 2.0)
+    async with RecordingUpstream() as upstream:
+        text = settings(world, upstream) + '[listen.timeouts]\ndrain = "100ms"\n'
+        workers = Workers(
+            parse(text, source="test.toml", environ={}), WORKERS, lambda _: None, lambda _: None
+        )
+        await workers.start()
+        os.kill(workers.running[2].pid, signal.SIGSTOP)
+        await workers.stop()
+        assert "worker 2 did not end; killing it" in caplog.text
+        assert "worker 1 did not end" not in caplog.text
+        assert not workers.running
