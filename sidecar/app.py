@@ -84,7 +84,7 @@ class Sidecar:
         """
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._store = _store(settings)
+        self._store = _store(settings, self._clock)
         self._writer = BatchWriter(log_descriptor) if settings.log.access else None
         self._opener: asyncio.Task[None] | None = None
         failed = settings.limits.failures
@@ -282,9 +282,9 @@ def cannot_listen(name: str, host: str, port: int, error: OSError) -> StartError
     )
 
 
-def _store(settings: config.Settings) -> Store:
+def _store(settings: config.Settings, clock: Clock) -> Store:
     try:
-        return make_store(settings.store)
+        return make_store(settings.store, clock)
     except DriverMissing as error:
         raise StartError(f"store: {error}", is_mistake=True) from error
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from sidecar.store.base import KeyRecord, SessionRecord
+    from collections.abc import Callable
+
+    from sidecar.store.base import KeyRecord, Look, SessionRecord
 
 T = TypeVar("T")
 
@@ -62,6 +64,13 @@ class MemoryStore:
     async def ping(self) -> None:
         if not self.available:
             raise StoreUnavailable("switched off")
+
+    @property
+    def notifies(self) -> bool:
+        return False
+
+    async def watch(self, on_look: Callable[[Look], None]) -> None:
+        await asyncio.Event().wait()
 
     async def find_key(self, digest: bytes) -> KeyRecord | None:
         return await self._answer(self._keys.get(digest))

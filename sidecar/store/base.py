@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.identity import Quota
 
@@ -83,11 +83,41 @@ class SessionRecord:
     active_organization_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed in the store, as far as it told."""
+
+    keys: frozenset[str] = frozenset()
+    """Ids of API keys: changed or gone."""
+    sessions: frozenset[str] = frozenset()
+    """Ids of sessions: changed or gone."""
+    users: frozenset[str] = frozenset()
+    """Ids of users: themselves (a ban, a deletion), or a membership of theirs."""
+    everything: bool = False
+    """Something has changed, and it is not known what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the store."""
+
+    changes: Changes
+    confirmed_at: float | None
+    """Monotonic seconds: every change that was committed before then has been told by now, in this
+    look or in one since the last that had this. None for changes that were told in between.
+    """
+
+
 class Store(Protocol):
     """Better Auth's database. One instance serves all tasks of one event loop.
 
-    Every method but `close` raises StoreUnavailable when no answer came in time.
+    Every method but `close` and `watch` raises StoreUnavailable when no answer came in time.
     """
+
+    @property
+    def notifies(self) -> bool:
+        """Whether `watch` is told what changed, as change notification is installed and works."""
+        ...
 
     async def open(self) -> None:
         """Connect and find out which Better Auth wrote this; an empty SQLite file gets its tables.
@@ -120,4 +150,13 @@ class Store(Protocol):
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         """Return the role or roles of a user in an organization that exists, or None."""
+        ...
+
+    async def watch(self, on_look: Callable[[Look], None]) -> None:
+        """Call *on_look* with each look at the store, several in `store.cache.fresh`.
+
+        Runs until it is cancelled, and raises nothing else. The first look, and the first after
+        anything may have been missed, says that everything changed. While the store cannot be asked
+        no look comes; it is tried again and again.
+        """
         ...

@@ -58,7 +58,7 @@ class Connections:
         self._size = size
         self._timeout_s = timeout_s
         self._closing = False
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._turns = asyncio.Semaphore(size)
         self._background: set[asyncio.Task[None]] = set()
 
@@ -73,7 +73,7 @@ class Connections:
             if self._idle:
                 with contextlib.suppress(*LOST):
                     return await self._fetch(self._idle.pop(), sql, parameters)
-            return await self._fetch(await _connect(self._url, self._timeout_s), sql, parameters)
+            return await self._fetch(await connect(self._url, self._timeout_s), sql, parameters)
 
     async def close(self) -> None:
         """Close each connection when its statement is done."""
@@ -85,7 +85,7 @@ class Connections:
         while self._background:
             await asyncio.wait(self._background)
 
-    async def _fetch(self, connection: _Connection, sql: str, parameters: Secret) -> list[Row]:
+    async def _fetch(self, connection: Connection, sql: str, parameters: Secret) -> list[Row]:
         try:
             rows = await connection.fetch(sql, parameters)
         except BaseException as error:
@@ -99,7 +99,7 @@ class Connections:
         self._release(connection)
         return rows
 
-    def _release(self, connection: _Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         if connection.is_usable:
             self._idle.append(connection)
         else:
@@ -109,7 +109,7 @@ class Connections:
         while self._idle:
             self._let_go(self._idle.pop())
 
-    def _let_go(self, connection: _Connection) -> None:
+    def _let_go(self, connection: Connection) -> None:
         if len(self._background) >= self._size:
             connection.cut_off()
             return
@@ -118,7 +118,7 @@ class Connections:
         task.add_done_callback(self._background.discard)
 
 
-class _Connection:
+class Connection:
     """One connection.
 
     Where it leads to the server itself, statements are prepared once and the session is bounded.
@@ -138,6 +138,12 @@ class _Connection:
     @property
     def is_usable(self) -> bool:
         return not self._raw.is_closed()
+
+    @property
+    def server_version(self) -> int:
+        """The server's major version, such as 16."""
+        version: int = self._raw.get_server_version().major
+        return version
 
     async def fetch(self, sql: str, parameters: Secret) -> list[Row]:
         if self._is_pooled:
@@ -160,7 +166,11 @@ class _Connection:
                 await self._raw.close()
 
 
-async def _connect(url: PostgresURL, timeout_s: float) -> _Connection:
+async def connect(url: PostgresURL, timeout_s: float) -> Connection:
+    """Return a new connection, which ends each statement after *timeout_s* and never writes.
+
+    Raises as `Connections.fetch` does; RuntimeError where no thread can be started.
+    """
     raw = await asyncpg.connect(
         host=url.host,
         port=url.port,
@@ -188,7 +198,7 @@ async def _connect(url: PostgresURL, timeout_s: float) -> _Connection:
     except BaseException:
         raw.terminate()
         raise
-    return _Connection(raw, is_pooled=is_pooled)
+    return Connection(raw, is_pooled=is_pooled)
 
 
 def _moment(parts: tuple[int]) -> Moment:

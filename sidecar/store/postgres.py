@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,14 +13,22 @@ import asyncpg
 
 from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
 from sidecar.store.catalogue import examine
-from sidecar.store.connections import LOST, Closed, Connections, TLSFilesUnusable
+from sidecar.store.connections import (
+    LOST,
+    Closed,
+    Connection,
+    Connections,
+    TLSFilesUnusable,
+    connect,
+)
 from sidecar.store.dialects import PostgresDialect, can_hold
+from sidecar.store.postgres_watch import PostgresWatcher
 from sidecar.store.rows import RowStore, Secret
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Row
@@ -103,10 +112,14 @@ class PostgresStore(RowStore[_Database]):
         *,
         timeout_s: float = 2.0,
         names: Mapping[str, str] | None = None,
+        fresh_s: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
         super().__init__(self._url)
         self._timeout_s = timeout_s
+        self._fresh_s = fresh_s
+        self._monotonic = monotonic
         self._names = names or {}
 
     async def _first(self) -> _Database:
@@ -172,6 +185,20 @@ class PostgresStore(RowStore[_Database]):
             return " and ".join(_DATES[kind] for kind in sorted(kinds))
         sample = await database.connections.fetch(database.statements.sample_dates, Secret())
         return date_form(sample[0][0])
+
+    def _watcher(self) -> PostgresWatcher:
+        return PostgresWatcher(
+            self._url,
+            connect=self._connect,
+            bounded=self._bounded,
+            later=self._later,
+            fresh_s=self._fresh_s,
+            timeout_s=self._timeout_s,
+            monotonic=self._monotonic,
+        )
+
+    async def _connect(self) -> Connection:
+        return await self._bounded(connect(self._url, self._timeout_s))
 
     async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
         """Return what *work* gives within the timeout; every foreign exception becomes ours."""

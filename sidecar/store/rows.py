@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sidecar.store.base import KeyRecord, SessionRecord
     from sidecar.store.layout import Layout
+    from sidecar.store.watching import OnLook, Watcher
 
     Row = Sequence[object]
 
@@ -55,6 +56,7 @@ class RowStore(ABC, Generic[D]):
         self._closed = True
         self._database: D | None = None
         self._opening: asyncio.Task[D] | None = None
+        self._watching: Watcher | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @abstractmethod
@@ -68,6 +70,10 @@ class RowStore(ABC, Generic[D]):
     @abstractmethod
     async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
         """Return all rows of the answer, and the layout by which they were asked for."""
+
+    @abstractmethod
+    def _watcher(self) -> Watcher:
+        """Return what watches the database; it is used by one task."""
 
     @abstractmethod
     async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
@@ -129,6 +135,17 @@ class RowStore(ABC, Generic[D]):
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    @property
+    def notifies(self) -> bool:
+        return self._watching is not None and self._watching.notifies
+
+    async def watch(self, on_look: OnLook) -> None:
+        self._watching = watcher = self._watcher()
+        try:
+            await watcher.watch(on_look)
+        finally:
+            self._watching = None
 
     async def ping(self) -> None:
         await self.ask("ping", Secret())

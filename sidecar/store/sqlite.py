@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,11 +18,12 @@ from sidecar.store.layout import Layout, concerns, detect
 from sidecar.store.readers import Readers
 from sidecar.store.rows import RowStore, Secret
 from sidecar.store.schema import create_tables
+from sidecar.store.sqlite_watch import SQLiteWatcher
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from sidecar.store.readers import Row
@@ -81,12 +83,16 @@ class SQLiteStore(RowStore[_Database]):
         *,
         timeout_s: float = 2.0,
         names: Mapping[str, str] | None = None,
+        fresh_s: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
         create_tables_if_empty: bool = True,
     ) -> None:
         self._path = path.absolute()
         super().__init__(self._path)
         self._names = names or {}
         self._timeout_s = timeout_s
+        self._fresh_s = fresh_s
+        self._monotonic = monotonic
         self._create_tables = create_tables_if_empty
 
     async def _first(self) -> _Database:
@@ -163,6 +169,20 @@ class SQLiteStore(RowStore[_Database]):
             return layout.describe(date_form(sample[0][0]))
         finally:
             await readers.close()
+
+    def _watcher(self) -> SQLiteWatcher:
+        return SQLiteWatcher(
+            self._path,
+            connect=self._reader,
+            file=self._file,
+            bounded=self._bounded,
+            later=self._later,
+            fresh_s=self._fresh_s,
+            monotonic=self._monotonic,
+        )
+
+    async def _reader(self) -> Readers:
+        return await self._bounded(Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE))
 
     async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
         """Return what *work* gives within the timeout; every foreign exception becomes ours."""
