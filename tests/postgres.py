@@ -236,7 +236,7 @@ class PostgresDatabase(BetterAuthDatabase):
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         parts = sql.split("?")
         values = [*map(_literal, parameters), ""]
-        self._altered |= sql.startswith(("ALTER", "DROP", "CREATE VIEW"))
+        self._altered |= sql.startswith(("ALTER", "DROP", "CREATE VIEW", "CREATE TRIGGER"))
         whole = "".join(part + value for part, value in zip(parts, values, strict=True))
         return self._server.execute(whole)
 

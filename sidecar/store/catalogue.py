@@ -12,13 +12,15 @@ from sidecar.store.rows import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sidecar.store.connections import Connections, Row
+    from sidecar.store.connections import Connection, Connections, Row
 
 _TABLES = """
-    SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relnatts::bigint, {visible}
+    SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relnatts::bigint,
+    c.relkind::text, pg_catalog.pg_get_userbyid(c.relowner)::text,
+    pg_catalog.pg_has_role(c.relowner, 'USAGE'), {visible}
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
-    AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 5 DESC LIMIT 10000
+    AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 8 DESC LIMIT 10000
 """
 _BY_ROLE = "pg_catalog.pg_table_is_visible(c.oid)"
 _COLUMNS = """
@@ -44,6 +46,11 @@ class _Table:
     name: str
     columns: int
     """How many there ever were, those that were dropped included."""
+    kind: str
+    """`relkind`: `r` for a table, `p` for one in partitions, others for views and the like."""
+    owner: str
+    is_ours: bool
+    """Whether the role has its owner's rights."""
 
     @property
     def stamp(self) -> int:
@@ -62,10 +69,21 @@ class Found:
 
     A column that goes, or changes its name or type, makes the statements fail instead.
     """
+    kinds: Mapping[str, str]
+    """Better Auth's name of a table to what it is, as `pg_class.relkind` has it."""
+    foreign: Mapping[str, str]
+    """Better Auth's name of a table to its owner, where the role has not the owner's rights."""
+
+
+class NoTables(LayoutError):
+    """There are no tables at all."""
 
 
 async def examine(
-    connections: Connections, search_path: Sequence[str], names: Mapping[str, str], role: str
+    connections: Connections | Connection,
+    search_path: Sequence[str],
+    names: Mapping[str, str],
+    role: str,
 ) -> Found:
     """Return the layout of the database, of the first table by each name in the search path.
 
@@ -85,22 +103,31 @@ async def examine(
     try:
         layout = detect(catalogue, names, schemas)
     except LayoutError as error:
-        raise LayoutError(_where_else(str(error), everything, tables, names)) from error
+        raise _explained(error, everything, tables, names) from error
     _check_rights(layout, tables, {(oid, name) for oid, name, _, may in columns if may}, role)
-    chosen = [tables[theirs] for theirs in layout.tables.values()]
-    return Found(layout, str(sum(table.stamp for table in chosen)), _stamp(layout))
+    chosen = {ours: tables[theirs] for ours, theirs in layout.tables.items()}
+    return Found(
+        layout,
+        version=str(sum(table.stamp for table in chosen.values())),
+        stamp=_stamp(layout),
+        kinds={ours: table.kind for ours, table in chosen.items()},
+        foreign={ours: table.owner for ours, table in chosen.items() if not table.is_ours},
+    )
 
 
 def _visible(search_path: Sequence[str]) -> str:
     if not search_path:
         return _BY_ROLE
-    return f"n.nspname IN ({', '.join(map(_literal, search_path))})"
+    return f"n.nspname IN ({', '.join(map(literal, search_path))})"
 
 
 def _first_of_each_name(rows: Iterable[Row], search_path: Sequence[str]) -> dict[str, _Table]:
     tables: dict[str, _Table] = {}
-    for oid, schema, name, columns, visible in rows:
-        table = _Table(_int(oid), str(schema), str(name), _int(columns))
+    for oid, schema, name, columns, kind, owner, is_ours, visible in rows:
+        table = _Table(
+            *(_int(oid), str(schema), str(name), _int(columns)),
+            *(str(kind), str(owner), bool(is_ours)),
+        )
         if not visible:
             continue
         other = tables.get(table.name)
@@ -109,23 +136,23 @@ def _first_of_each_name(rows: Iterable[Row], search_path: Sequence[str]) -> dict
     return tables
 
 
-def _where_else(
-    message: str, rows: Iterable[Row], tables: Mapping[str, _Table], names: Mapping[str, str]
-) -> str:
-    """Return *message* with what to do about it, as far as the catalogue tells."""
+def _explained(
+    error: LayoutError, rows: Iterable[Row], tables: Mapping[str, _Table], names: Mapping[str, str]
+) -> LayoutError:
+    """Return *error* with what to do about it, as far as the catalogue tells."""
     elsewhere = {
         str(schema)
-        for _, schema, name, _, visible in rows
+        for _, schema, name, *_, visible in rows
         if not visible and concerns(str(name), names)
     }
     if elsewhere:
-        return (
-            f"{message}; schema {_some(elsewhere)} has tables by such names: name it in store.url"
+        return LayoutError(
+            f"{error}; schema {_some(elsewhere)} has tables by such names: name it in store.url"
             " (?options=-csearch_path%3Dschema) and grant the role USAGE on it"
         )
     if not tables:
-        return "it is empty: let Better Auth make its tables first"
-    return message
+        return NoTables("it is empty: let Better Auth make its tables first, or `sidecar migrate`")
+    return error
 
 
 def _some(schemas: set[str]) -> str:
@@ -156,14 +183,16 @@ def _check_rights(
 def _stamp(layout: Layout) -> str:
     # Names rather than oids: each is looked up anew when its table was replaced.
     oids = ", ".join(
-        f"{_literal(layout.table(ours))}::pg_catalog.regclass" for ours in layout.tables
+        f"{literal(layout.table(ours))}::pg_catalog.regclass" for ours in layout.tables
     )
     return _STAMP.format(oids=oids)
 
 
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{escaped}'"
+def literal(text: str) -> str:
+    """Return *text* as SQL writes it, however the server reads backslashes."""
+    quotes = text.replace("'", "''")
+    escaped = quotes.replace("\\", "\\\\")
+    return f"'{text}'" if quotes == escaped == text else f"E'{escaped}'"
 
 
 def _int(value: object) -> int:

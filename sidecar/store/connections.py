@@ -14,6 +14,7 @@ import asyncpg
 from sidecar.store.values import Moment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sidecar.settings.store_urls import PostgresURL
@@ -154,6 +155,24 @@ class Connection:
             statement = await self._raw.prepare(sql, name=f"{self._name}_{self._made}")
             self._prepared[sql] = statement
         return [tuple(row) for row in await statement.fetch(*parameters)]
+
+    @property
+    def is_pooled(self) -> bool:
+        return self._is_pooled
+
+    async def listen(
+        self, channel: str, on_told: Callable[[str], None], on_lost: Callable[[], None]
+    ) -> None:
+        """Have *on_told* called with what is told on *channel*, and *on_lost* when it is closed.
+
+        What was told before a statement's reply is passed on before it.
+        """
+        self._raw.add_termination_listener(lambda _: on_lost())
+        await self._raw.add_listener(channel, lambda _, __, ___, told: on_told(told))
+
+    async def run(self, statements: Sequence[str]) -> None:
+        """Run statements in one transaction, all or none. Raises asyncpg.PostgresError."""
+        await self._raw.execute("; ".join((*statements, "COMMIT")))
 
     def cut_off(self) -> None:
         """Close it at once; what the server does for it goes on until the server's own timeout."""

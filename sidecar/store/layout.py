@@ -56,12 +56,12 @@ class Layout:
 
     def table(self, name: str) -> str:
         """Return the table that Better Auth calls *name*, quoted for SQL."""
-        table = _quoted(self.tables[name])
-        return f"{_quoted(self.schemas[name])}.{table}" if name in self.schemas else table
+        table = quoted(self.tables[name])
+        return f"{quoted(self.schemas[name])}.{table}" if name in self.schemas else table
 
     def column(self, table: str, name: str) -> str:
         """Return the column that Better Auth calls *name*, quoted for SQL."""
-        return _quoted(self.columns[table][name])
+        return quoted(self.columns[table][name])
 
     def type_of(self, table: str, name: str) -> str | None:
         """Return the type of a column, None where types do not bind."""
@@ -212,7 +212,8 @@ def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as SQL writes it, whatever it holds."""
     return '"' + name.replace('"', '""') + '"'
 
 

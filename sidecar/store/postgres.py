@@ -22,7 +22,9 @@ from sidecar.store.connections import (
     connect,
 )
 from sidecar.store.dialects import PostgresDialect, can_hold
-from sidecar.store.postgres_watch import PostgresWatcher
+from sidecar.store.migration import RightsMissing
+from sidecar.store.postgres_migration import LOCK_S, carry_out, plan
+from sidecar.store.postgres_watch import PostgresWatcher, see
 from sidecar.store.rows import RowStore, Secret
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Row
     from sidecar.store.layout import Layout
+    from sidecar.store.migration import Migration
+    from sidecar.store.notification import Notification
     from sidecar.store.rows import Question
 
 _T = TypeVar("_T")
@@ -50,6 +54,8 @@ _STALE = (
     *(asyncpg.WrongObjectTypeError, asyncpg.InsufficientPrivilegeError),
 )
 """Errors of a question that came too late: the tables, their columns or our rights are others."""
+
+_IN_USE = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 _ASKED_OF: dict[Question, tuple[tuple[str, str], ...]] = {
     "find_key": (("apikey", "key"),),
@@ -189,6 +195,7 @@ class PostgresStore(RowStore[_Database]):
     def _watcher(self) -> PostgresWatcher:
         return PostgresWatcher(
             self._url,
+            self._names,
             connect=self._connect,
             bounded=self._bounded,
             later=self._later,
@@ -196,6 +203,45 @@ class PostgresStore(RowStore[_Database]):
             timeout_s=self._timeout_s,
             monotonic=self._monotonic,
         )
+
+    async def migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+        """Make what is lacking, or take change notification away; say what, at least.
+
+        Raises LayoutError, StoreUnavailable, RightsMissing.
+        """
+        return await self._bounded(self._migrate(remove=remove, dry_run=dry_run))
+
+    async def _migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+        connection = await connect(self._url, self._timeout_s)
+        try:
+            planned = await plan(
+                connection, self._url, self._names, removes=remove, checks_rights=not dry_run
+            )
+            if planned.statements and not dry_run:
+                await carry_out(connection, planned)
+        except _IN_USE as error:
+            raise StoreUnavailable(
+                f"its tables are in use, and their lock did not come within {LOCK_S} s: try again"
+            ) from error
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            raise StoreUnavailable("it is a read replica: migrate its primary (--url)") from error
+        finally:
+            await connection.close(self._timeout_s)
+        return planned
+
+    async def notification(self) -> Notification:
+        """Return how the database stands to change notification; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        return await self._bounded(self._notification())
+
+    async def _notification(self) -> Notification:
+        connection = await connect(self._url, self._timeout_s)
+        try:
+            return (await see(connection, self._url, self._names)).notification
+        finally:
+            await connection.close(self._timeout_s)
 
     async def _connect(self) -> Connection:
         return await self._bounded(connect(self._url, self._timeout_s))
@@ -207,6 +253,8 @@ class PostgresStore(RowStore[_Database]):
                 return await work
         except LayoutError as error:
             raise LayoutError(f"{self._url}: {error}") from error
+        except RightsMissing as error:
+            raise RightsMissing(f"{self._url}: {error}") from error
         except StoreError as error:
             raise StoreUnavailable(f"{self._url}: {error}") from error
         except (TimeoutError, asyncpg.QueryCanceledError):

@@ -95,6 +95,20 @@ INDEXES = (
 )
 
 
+def catalogue() -> dict[str, list[str]]:
+    """Return the tables by name, with their columns."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in TABLES:
+            connection.execute(statement)
+        columns: dict[str, list[str]] = {}
+        for table, column in connection.execute(
+            "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
+            " WHERE m.type = 'table'"
+        ):
+            columns.setdefault(table, []).append(column)
+        return columns
+
+
 def create(path: Path) -> None:
     """Make a database at *path* that holds the tables and nothing else, for its owner's eyes only.
 

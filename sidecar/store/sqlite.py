@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
 from sidecar.store.dialects import SQLiteDialect
-from sidecar.store.layout import Layout, concerns, detect
+from sidecar.store.layout import Layout, detect
 from sidecar.store.readers import Readers
 from sidecar.store.rows import RowStore, Secret
 from sidecar.store.schema import create_tables
-from sidecar.store.sqlite_watch import SQLiteWatcher
+from sidecar.store.sqlite_catalogue import STAMP, primary_code, tables_of, version_of
+from sidecar.store.sqlite_migration import carry_out, plan
+from sidecar.store.sqlite_watch import SQLiteWatcher, notification_of
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
+    from sidecar.store.migration import Migration
+    from sidecar.store.notification import Notification
     from sidecar.store.readers import Row
     from sidecar.store.rows import Question
 
@@ -40,14 +44,6 @@ _PASSING = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE
 
 _STALE = frozenset((sqlite3.SQLITE_ERROR, None))
 """Errors of a question that came too late: no such table, no such column; connection closed."""
-
-# Moves whenever a table is made, changed or dropped.
-_STAMP = "(SELECT v.schema_version FROM pragma_schema_version AS v)"
-_TABLES = (
-    "SELECT m.name FROM sqlite_master AS m"
-    " WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 10000"
-)
-_COLUMNS = "SELECT c.name FROM pragma_table_xinfo(?) AS c"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +102,7 @@ class SQLiteStore(RowStore[_Database]):
             try:
                 rows = await database.readers.fetch(sql, parameters)
             except sqlite3.Error as error:
-                code = _code(error)
+                code = primary_code(error)
                 if code not in _PASSING:
                     self._retire(database, "it failed")
                 if code not in _STALE:
@@ -140,31 +136,23 @@ class SQLiteStore(RowStore[_Database]):
 
     async def _examine(self, file: tuple[int, int], readers: Readers, *, create: bool) -> _Database:
         # The version first: a change between the two shows at the first question.
-        version, catalogue = await _version(readers), await self._catalogue(readers)
+        version, catalogue = await version_of(readers), await tables_of(readers, self._names)
         if not catalogue and create:
             await asyncio.to_thread(create_tables, self._path, self._timeout_s)
-            version, catalogue = await _version(readers), await self._catalogue(readers)
+            version, catalogue = await version_of(readers), await tables_of(readers, self._names)
         layout = detect(catalogue, self._names)
-        statements = compose(layout, _STAMP, SQLiteDialect())
+        statements = compose(layout, STAMP, SQLiteDialect())
         return _Database(file, version, layout, statements, readers)
-
-    async def _catalogue(self, readers: Readers) -> dict[str, list[str]]:
-        """Return the tables and views by name, with the columns of those that may concern us."""
-        names = [str(name) for (name,) in await readers.fetch(_TABLES, Secret())]
-        return {
-            name: await _columns(readers, name) if concerns(name, self._names) else []
-            for name in names
-        }
 
     async def _inspect(self) -> str:
         self._file()
         readers = await Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE)
         try:
-            catalogue = await self._catalogue(readers)
+            catalogue = await tables_of(readers, self._names)
             if not catalogue and self._create_tables:
                 return "empty; it gets the tables of Better Auth 1.7"
             layout = detect(catalogue, self._names)
-            statements = compose(layout, _STAMP, SQLiteDialect())
+            statements = compose(layout, STAMP, SQLiteDialect())
             sample = await readers.fetch(statements.sample_dates, Secret())
             return layout.describe(date_form(sample[0][0]))
         finally:
@@ -173,6 +161,7 @@ class SQLiteStore(RowStore[_Database]):
     def _watcher(self) -> SQLiteWatcher:
         return SQLiteWatcher(
             self._path,
+            self._names,
             connect=self._reader,
             file=self._file,
             bounded=self._bounded,
@@ -180,6 +169,38 @@ class SQLiteStore(RowStore[_Database]):
             fresh_s=self._fresh_s,
             monotonic=self._monotonic,
         )
+
+    async def migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+        """Make what is lacking, or take change notification away; say what, at least.
+
+        Raises LayoutError, StoreUnavailable, RightsMissing.
+        """
+        return await self._bounded(self._migrate(remove=remove, dry_run=dry_run))
+
+    async def _migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+        self._file()
+        wait_s = self._timeout_s * _LOCK_SHARE
+        readers = await Readers.open(self._path, 1, wait_s)
+        try:
+            version, planned = await plan(readers, self._names, removes=remove)
+        finally:
+            await readers.close()
+        if planned.statements and not dry_run:
+            await asyncio.to_thread(carry_out, self._path, version, planned, wait_s)
+        return planned
+
+    async def notification(self) -> Notification:
+        """Return how the database stands to change notification; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        self._file()
+        readers = await self._reader()
+        try:
+            _, found = await self._bounded(notification_of(readers, self._names))
+        finally:
+            await readers.close()
+        return found
 
     async def _reader(self) -> Readers:
         return await self._bounded(Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE))
@@ -204,7 +225,7 @@ class SQLiteStore(RowStore[_Database]):
     def _translated(self, error: sqlite3.Error) -> StoreError:
         """Return *error* as ours: its name alone, since its text may quote what was read."""
         extended = getattr(error, "sqlite_errorcode", None)
-        match _code(error):
+        match primary_code(error):
             case sqlite3.SQLITE_NOTADB:
                 return LayoutError(f"{self._path}: not an SQLite database")
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -226,24 +247,3 @@ class SQLiteStore(RowStore[_Database]):
         if not stat.S_ISREG(found.st_mode):
             raise StoreUnavailable(f"{self._path}: not a file")
         return found.st_dev, found.st_ino
-
-
-async def _version(readers: Readers) -> int:
-    ((version,),) = await readers.fetch(f"SELECT {_STAMP}", Secret())
-    return int(str(version))
-
-
-async def _columns(readers: Readers, table: str) -> list[str]:
-    try:
-        rows = await readers.fetch(_COLUMNS, Secret((table,)))
-    except sqlite3.OperationalError as error:
-        if _code(error) != sqlite3.SQLITE_ERROR:
-            raise
-        raise LayoutError(f"the view {table} does not work: {error}") from error
-    return [str(name) for (name,) in rows]
-
-
-def _code(error: sqlite3.Error) -> int | None:
-    """Return the primary result code, without what refines it in its upper bytes."""
-    extended: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if extended is None else extended & 0xFF

@@ -5,26 +5,55 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sidecar.store.base import Look
+from sidecar.store.base import Changes, Look
+from sidecar.store.layout import detect
+from sidecar.store.notification import LONGEST_ID, PENDING, UNNOTIFIED, Gathered
 from sidecar.store.rows import Secret
-from sidecar.store.watching import EVERYTHING, NOTHING, UNNOTIFIED, SpellEnded, Watcher
+from sidecar.store.sqlite_catalogue import tables_of, version_of, views_of
+from sidecar.store.sqlite_notification import installed_in, standing
+from sidecar.store.watching import EVERYTHING, NOTHING, SpellEnded, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from sidecar.store.notification import Notification
     from sidecar.store.readers import Readers
     from sidecar.store.watching import Bounded, Later, OnLook
 
+POLL_S = 0.05
+"""Between two looks with change notification; a quarter of fresh, where that is less."""
+
 _DATA_VERSION = "PRAGMA data_version"
+# One statement, so that all of it is of one moment. The last number stays when its row is gone.
+_READ = """
+    SELECT (SELECT v.schema_version FROM pragma_schema_version AS v),
+    (SELECT coalesce(max(s.seq), 0) FROM sqlite_sequence AS s WHERE s.name = 'sidecar_change'),
+    c."id", c."kind", substr(c."name", 1, {name})
+    FROM (SELECT 1) LEFT JOIN "sidecar_change" AS c ON c."id" > ? ORDER BY c."id" LIMIT {rows}
+"""
+_SQL = _READ.format(name=LONGEST_ID + 1, rows=PENDING + 1)
+_BEYOND = 2**62  # no change has so high a number
+
+
+async def notification_of(readers: Readers, names: Mapping[str, str]) -> tuple[int, Notification]:
+    """Return how the database stands to notification, and the version of what was looked at."""
+    # The version first: a change between the two ends the spell, or shows at the next question.
+    version = await version_of(readers)
+    layout = detect(await tables_of(readers, names), names)
+    return version, standing(await installed_in(readers), layout, await views_of(readers))
 
 
 class SQLiteWatcher(Watcher):
-    """Asks the file at a path, by a connection of its own."""
+    """Asks the file at a path, by a connection of its own.
+
+    It first asks whether anything was committed, and what only then.
+    """
 
     def __init__(
         self,
         path: Path,
+        names: Mapping[str, str],
         *,
         connect: Callable[[], Awaitable[Readers]],
         file: Callable[[], tuple[int, int]],
@@ -37,26 +66,86 @@ class SQLiteWatcher(Watcher):
 
         Both raise StoreError alone.
         """
-        super().__init__(path, monotonic)
+        super().__init__(path, fresh_s, monotonic)
         self._path = path
+        self._names = names
         self._connect = connect
         self._file = file
         self._bounded = bounded
         self._later = later
-        self._fresh_s = fresh_s
 
     async def _spell(self, on_look: OnLook) -> None:
         file = self._file()
         readers = await self._connect()
         try:
-            version = None
+            schema, notification = await self._bounded(notification_of(readers, self._names))
+            self._begin(notification)
+            committed: _Committed = (
+                _Told(readers, schema) if notification.works else _Committed(readers, schema)
+            )
+            fresh_s = self._fresh_s
+            period_s = min(POLL_S, fresh_s / 4) if notification.works else UNNOTIFIED * fresh_s
             while True:
                 asked_at = self._monotonic()
                 if self._file() != file:
                     raise SpellEnded(f"{self._path}: it was replaced")
-                ((current,),) = await self._bounded(readers.fetch(_DATA_VERSION, Secret()))
-                on_look(Look(NOTHING if current == version else EVERYTHING, asked_at))
-                version = current
-                await asyncio.sleep(UNNOTIFIED * self._fresh_s)
+                on_look(Look(await self._bounded(committed.changes()), asked_at))
+                await asyncio.sleep(period_s)
+        except _OtherTables:
+            raise SpellEnded(f"{self._path}: its tables changed") from None
         finally:
             self._later(readers.close())
+
+
+class _OtherTables(Exception):
+    """The schema is not what was looked at."""
+
+
+class _Committed:
+    """Tells whether anything was committed since it was last asked."""
+
+    def __init__(self, readers: Readers, schema: int) -> None:
+        self._readers = readers
+        self._schema = schema
+        self._version: object = None
+
+    async def changes(self) -> Changes:
+        """Return what changed since the last time; everything at first. Raises _OtherTables."""
+        ((version,),) = await self._readers.fetch(_DATA_VERSION, Secret())
+        if version == self._version:
+            return NOTHING
+        changes = await self._read()
+        self._version = version
+        return changes
+
+    async def _read(self) -> Changes:
+        self._compare(await version_of(self._readers))
+        return EVERYTHING
+
+    def _compare(self, schema: object) -> None:
+        if schema != self._schema:
+            raise _OtherTables
+
+
+class _Told(_Committed):
+    """Tells what the triggers wrote down since it was last asked."""
+
+    def __init__(self, readers: Readers, schema: int) -> None:
+        super().__init__(readers, schema)
+        self._last: int | None = None
+
+    async def _read(self) -> Changes:
+        last = self._last
+        after = Secret((str(_BEYOND if last is None else last),))
+        rows = await self._readers.fetch(_SQL, after)
+        self._compare(rows[0][0])
+        self._last = newest = int(str(rows[0][1]))
+        if last is None:
+            return EVERYTHING
+        told = [row[2:] for row in rows if row[2] is not None]
+        if [number for number, _, _ in told] != [*range(last + 1, newest + 1)]:
+            return EVERYTHING  # some were pruned, or taken away, before they were read
+        gathered = Gathered()
+        for _, kind, name in told:
+            gathered.add(str(kind), name if isinstance(name, str) else None)
+        return gathered.take()

@@ -17,6 +17,8 @@ from sidecar.store.base import Changes, Look, StoreError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from sidecar.store.notification import Notification
+
     OnLook = Callable[[Look], None]
     Later = Callable[[Coroutine[None, None, None]], None]
     """Has work done in the background; the store's `close` waits for it."""
@@ -25,12 +27,6 @@ _T = TypeVar("_T")
 
 EVERYTHING = Changes(everything=True)
 NOTHING = Changes()
-
-UNNOTIFIED = 0.4
-"""Part of `store.cache.fresh` between two looks that only tell whether anything was committed.
-
-What is remembered is asked for again from half of fresh on: a look comes before that.
-"""
 
 _LOG = logging.getLogger(__name__)
 _FIRST_DELAY_S = 0.05
@@ -50,52 +46,66 @@ class SpellEnded(StoreError):
 class Watcher(ABC):
     """Watches one store until it is cancelled.
 
-    Between two spells it waits: 50 ms at first, after each spell that saw nothing twice as long, up
-    to 1 s. Memory: one connection.
+    Between two spells it waits: 50 ms, after each that did not begin twice as long, up to 1 s.
+    Memory: one connection, and at most PENDING ids.
     """
 
-    def __init__(self, place: object, monotonic: Callable[[], float]) -> None:
+    def __init__(self, place: object, fresh_s: float, monotonic: Callable[[], float]) -> None:
         """Take where the store is, in words for operators, and a clock."""
         self._place = place
+        self._fresh_s = fresh_s
         self._monotonic = monotonic
-        self._looked = False
-        self._told: str | None = None
-        self.notifies = False
+        self._notification: Notification | None = None
+        """As it was when the last spell began."""
+        self._trouble: str | None = None
+        """Why the last spell ended, or did not begin."""
+        self._is_watching = False
+
+    @property
+    def notifies(self) -> bool:
         """Whether it is told what changed."""
+        notification = self._notification
+        return self._is_watching and notification is not None and notification.works
 
     @abstractmethod
     async def _spell(self, on_look: OnLook) -> None:
-        """Watch until something is lost, and raise StoreError then."""
+        """Watch until something is lost, and raise StoreError then.
+
+        Calls `_begin` before the first look.
+        """
 
     async def watch(self, on_look: OnLook) -> None:
         """Watch spell after spell; never returns."""
-
-        def on_one(look: Look) -> None:
-            if not self._looked:
-                self._looked = True
-                self._on_begun()
-            on_look(look)
-
         delay_s = _FIRST_DELAY_S
         while True:
-            self._looked = False
             try:
-                await self._spell(on_one)
+                await self._spell(on_look)
+            except SpellEnded as error:
+                _LOG.info("%s", error)
             except StoreError as error:
-                self._on_lost(str(error))
+                self._on_trouble(str(error))
             except Exception:  # noqa: BLE001 - the task's border; changes must be noticed again
                 _LOG.exception("%s: watching for changes failed", self._place)
-            finally:
-                self.notifies = False
-            delay_s = _FIRST_DELAY_S if self._looked else min(2 * delay_s, _LONGEST_DELAY_S)
+            delay_s = _FIRST_DELAY_S if self._is_watching else min(2 * delay_s, _LONGEST_DELAY_S)
+            self._is_watching = False
             await asyncio.sleep(delay_s)
 
-    def _on_begun(self) -> None:
-        if self._told is not None:
-            self._told = None
-            _LOG.info("%s: watched for changes again", self._place)
+    def _begin(self, notification: Notification) -> None:
+        """Note that a spell begins, and how changes are noticed in it."""
+        self._is_watching = True
+        before, self._notification = self._notification, notification
+        if notification == before and self._trouble is None:
+            return
+        self._trouble = None
+        is_worse = before is not None and before.works and not notification.works
+        _LOG.log(
+            logging.WARNING if is_worse else logging.INFO,
+            "%s: changes are %s",
+            self._place,
+            notification.describe(self._fresh_s),
+        )
 
-    def _on_lost(self, why: str) -> None:
-        if self._told != why:
-            self._told = why
-            _LOG.warning("not watched for changes: %s", why)
+    def _on_trouble(self, why: str) -> None:
+        if self._trouble != why:
+            self._trouble = why
+            _LOG.warning("no changes are noticed: %s", why)

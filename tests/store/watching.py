@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.store.base import Changes, Look
 
-FRESH_S = 0.2
-"""What the stores that are watched here are given: looks are 80 ms apart, or less."""
+FRESH_S = 0.05
+"""What the stores that are watched here are given: looks are 20 ms apart, or less."""
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
