@@ -6,14 +6,15 @@ import asyncio
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store.base import StoreUnavailable
+from sidecar.store.base import REREAD, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidecar.store.base import KeyRecord, Look, SessionRecord
 
 T = TypeVar("T")
+K = TypeVar("K", "KeyRecord", "SessionRecord")
 
 
 class MemoryStore:
@@ -29,6 +30,10 @@ class MemoryStore:
         self.broken: Exception | None = None
         """Raised instead of an answer, for a store with a bug."""
         self.queries = 0
+        self.rereads = 0
+        """Records that were read again."""
+        self.on_look: Callable[[Look], None] | None = None
+        """Whoever watches; tests look in its place."""
         self.in_flight = 0
         self.most_in_flight = 0
         self._keys: dict[bytes, KeyRecord] = {}
@@ -69,9 +74,6 @@ class MemoryStore:
     def notifies(self) -> bool:
         return False
 
-    async def watch(self, on_look: Callable[[Look], None]) -> None:
-        await asyncio.Event().wait()
-
     async def find_key(self, digest: bytes) -> KeyRecord | None:
         return await self._answer(self._keys.get(digest))
 
@@ -80,6 +82,27 @@ class MemoryStore:
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         return await self._answer(self._roles.get((user_id, organization_id)))
+
+    async def reread_keys(self, seen: Sequence[KeyRecord]) -> Sequence[KeyRecord | None]:
+        return await self._again(seen, list(self._keys.values()))
+
+    async def reread_sessions(
+        self, seen: Sequence[SessionRecord]
+    ) -> Sequence[SessionRecord | None]:
+        return await self._again(seen, list(self._sessions.values()))
+
+    async def watch(self, on_look: Callable[[Look], None]) -> None:
+        self.on_look = on_look
+        await asyncio.Event().wait()
+
+    async def _again(self, seen: Sequence[K], stored: Sequence[K]) -> Sequence[K | None]:
+        assert len(seen) <= REREAD
+        self.rereads += len(seen)
+        by_id = {record.id: record for record in stored}
+        now = [by_id.get(record.id) for record in seen]
+        return await self._answer(
+            [before if before == after else after for before, after in zip(seen, now, strict=True)]
+        )
 
     async def _answer(self, record: T) -> T:
         self.queries += 1

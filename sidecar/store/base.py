@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sidecar.identity import Quota
 
 MEMBERSHIPS_READ = 32
 """Memberships that come along with a user; a user with more is `complete = False`."""
+
+REREAD = 500
+"""Records that are read again in one call, at most."""
 
 
 class StoreError(Exception):
@@ -69,6 +72,8 @@ class KeyRecord:
 
     So is an expiry that is no date.
     """
+    handle: object = field(default=None, repr=False, compare=False)
+    """What the store knows it again by; nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class SessionRecord:
     account: Account | None
     """None where the user is gone."""
     active_organization_id: str | None = None
+    handle: object = field(default=None, repr=False, compare=False)
+    """What the store knows it again by; nobody else's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,22 @@ class Store(Protocol):
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         """Return the role or roles of a user in an organization that exists, or None."""
+        ...
+
+    async def reread_keys(self, seen: Sequence[KeyRecord]) -> Sequence[KeyRecord | None]:
+        """Return each of these records as it is now, in the order asked; None where it is gone.
+
+        Where nothing that matters has changed, it is the very same object. What was used of a limit
+        (`request_count`, `last_request`) matters to the first use alone. A row is found again by
+        its id and must still hold the same key; another row that holds it, too, is not looked for.
+        At most REREAD records, each of which this store gave out.
+        """
+        ...
+
+    async def reread_sessions(
+        self, seen: Sequence[SessionRecord]
+    ) -> Sequence[SessionRecord | None]:
+        """Return each of these records as it is now, as `reread_keys` does."""
         ...
 
     async def watch(self, on_look: Callable[[Look], None]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
@@ -24,20 +24,21 @@ from sidecar.store.connections import (
 from sidecar.store.dialects import PostgresDialect, can_hold
 from sidecar.store.migration import RightsMissing
 from sidecar.store.postgres_migration import LOCK_S, carry_out, plan
+from sidecar.store.postgres_rereads import compose_rereads, reread
 from sidecar.store.postgres_watch import PostgresWatcher, see
-from sidecar.store.rows import RowStore, Secret
+from sidecar.store.rows import R, RowStore, Secret
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Row
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
-    from sidecar.store.rows import Question
+    from sidecar.store.rows import Decode, Kind, Question
 
 _T = TypeVar("_T")
 
@@ -61,9 +62,8 @@ _ASKED_OF: dict[Question, tuple[tuple[str, str], ...]] = {
     "find_key": (("apikey", "key"),),
     "find_session": (("session", "token"),),
     "find_role": (("member", "userId"), ("member", "organizationId")),
-    "ping": (),
 }
-"""The columns that each question's parameters are compared with."""
+"""The columns that a question's parameters are compared with, where each is a value of one."""
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (asyncpg.InvalidPasswordError, "the server refuses the password of role {url.user}"),
@@ -95,6 +95,8 @@ class _Database:
     """The stamp that its rows carried when the layout was read."""
     layout: Layout
     statements: Statements
+    sql: Mapping[str, str]
+    """What is asked, by the question's name."""
     connections: Connections
 
     def close(self) -> Coroutine[None, None, None]:
@@ -135,12 +137,11 @@ class PostgresStore(RowStore[_Database]):
         for _ in range(_ATTEMPTS):
             database = await self._current()
             layout = database.layout
-            kinds = [layout.type_of(*column) for column in _ASKED_OF[question]]
-            if not can_hold(kinds, parameters):
+            kinds = [layout.type_of(*column) for column in _ASKED_OF.get(question, ())]
+            if kinds and not can_hold(kinds, parameters):
                 return layout, []
-            sql: str = getattr(database.statements, question)
             try:
-                rows = await database.connections.fetch(sql, parameters)
+                rows = await database.connections.fetch(database.sql[question], parameters)
             except _STALE:
                 self._retire(database, "its tables or the role's rights changed")
                 continue
@@ -148,6 +149,9 @@ class PostgresStore(RowStore[_Database]):
                 return layout, rows
             self._retire(database, "its tables changed")
         raise StoreUnavailable("its tables keep changing, or are views that do not work")
+
+    async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
+        return await reread(self.ask, kind, seen, decode)
 
     async def _current(self) -> _Database:
         """Return the database as it was found, looked at anew where it has changed."""
@@ -168,7 +172,9 @@ class PostgresStore(RowStore[_Database]):
             self._later(connections.close())
             raise
         statements = compose(found.layout, found.stamp, PostgresDialect())
-        return _Database(found.version, found.layout, statements, connections)
+        rereads = compose_rereads(found.layout, found.stamp, PostgresDialect())
+        sql = asdict(statements) | rereads
+        return _Database(found.version, found.layout, statements, sql, connections)
 
     async def _inspect(self) -> str:
         database = await self._look()

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 KEY_FIELDS = (
     *("id", "enabled", "expiresAt", "createdAt", "permissions", "metadata"),
-    *("rateLimitEnabled", "rateLimitMax", "rateLimitTimeWindow"),
-    *("requestCount", "lastRequest", "remaining"),
+    *("rateLimitEnabled", "rateLimitMax", "rateLimitTimeWindow", "remaining"),
     *("refillAmount", "refillInterval", "lastRefillAt"),
+    *("requestCount", "lastRequest"),
 )
 """Columns of a key that follow the owning organization's id (NULL for none), in this order."""
+
+USAGE_FIELDS = 2
+"""So many of them, the last ones, tell how much was used: they move with every use."""
 
 SESSION_FIELDS = ("id", "expiresAt", "activeOrganizationId")
 """Columns of a session, in this order."""
@@ -33,7 +36,9 @@ _OWN = 5  # where the key's or the session's own begins
 _DAY_S = 86_400
 
 
-def key_record(rows: Sequence[Row], *, interval_may_be_days: bool) -> KeyRecord | None:
+def key_record(
+    rows: Sequence[Row], *, interval_may_be_days: bool, handle: object = None
+) -> KeyRecord | None:
     """Return the key that *rows* tell of, None where there are none.
 
     *interval_may_be_days*: 1.2 counts `refillInterval` in days, later versions in milliseconds,
@@ -65,10 +70,11 @@ def key_record(rows: Sequence[Row], *, interval_may_be_days: bool) -> KeyRecord 
         metadata=wishes,
         permissions=granted,
         readable=readable,
+        handle=handle,
     )
 
 
-def session_record(rows: Sequence[Row]) -> SessionRecord | None:
+def session_record(rows: Sequence[Row], *, handle: object = None) -> SessionRecord | None:
     """Return the session that *rows* tell of, None where there are none.
 
     An expiry that cannot be read is long past.
@@ -81,6 +87,7 @@ def session_record(rows: Sequence[Row]) -> SessionRecord | None:
         expires_at=_time(row["expiresAt"]) or 0.0,
         account=_account(rows),
         active_organization_id=text(row["activeOrganizationId"]) or None,
+        handle=handle,
     )
 
 

@@ -6,10 +6,11 @@ import asyncio
 import base64
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from sidecar.store import records
 from sidecar.store.base import LayoutError, StoreUnavailable
+from sidecar.store.handles import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     Row = Sequence[object]
 
-Question = Literal["find_key", "find_session", "find_role", "ping"]
-"""The names of the statements in `sidecar.store.statements.Statements`."""
+Kind = Literal["key", "session"]
+Question = str
+"""The name of a statement: those in `sidecar.store.statements.Statements`, and a store's own."""
 
 
-class Secret(tuple[str, ...]):
+class Secret(tuple[Any, ...]):
     """Parameters of a statement that no log may show; drivers log them at level debug."""
 
     __slots__ = ()
@@ -41,6 +43,12 @@ class Database(Protocol):
 
 
 D = TypeVar("D", bound=Database)
+R = TypeVar("R", "KeyRecord", "SessionRecord")
+
+if TYPE_CHECKING:
+    Ask = Callable[["Question", Secret], Coroutine[None, None, tuple[Layout, Sequence[Row]]]]
+    Decode = Callable[[Layout, Sequence[Row], Handle], R | None]
+
 _T = TypeVar("_T")
 
 
@@ -153,22 +161,43 @@ class RowStore(ABC, Generic[D]):
     async def find_key(self, digest: bytes) -> KeyRecord | None:
         stored = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         layout, rows = await self.ask("find_key", Secret((stored,)))
-        return records.key_record(rows, interval_may_be_days=not layout.owner_may_be_organization)
+        return _key_record(layout, rows, Handle(hash(stored)))
 
     async def find_session(self, token: str) -> SessionRecord | None:
-        if not _is_text(token):
+        if not is_text(token):
             return None
-        _, rows = await self.ask("find_session", Secret((token,)))
-        return records.session_record(rows)
+        layout, rows = await self.ask("find_session", Secret((token,)))
+        return _session_record(layout, rows, Handle(hash(token)))
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
-        if not _is_text(user_id + organization_id):
+        if not is_text(user_id + organization_id):
             return None
         _, rows = await self.ask("find_role", Secret((user_id, organization_id)))
         return records.role_of(rows, user_id, organization_id)
 
+    async def reread_keys(self, seen: Sequence[KeyRecord]) -> Sequence[KeyRecord | None]:
+        return await self._reread("key", seen, _key_record)
 
-def _is_text(value: str) -> bool:
+    async def reread_sessions(
+        self, seen: Sequence[SessionRecord]
+    ) -> Sequence[SessionRecord | None]:
+        return await self._reread("session", seen, _session_record)
+
+    @abstractmethod
+    async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
+        """Return each of the records as it is now; *decode* makes one of rows."""
+
+
+def _key_record(layout: Layout, rows: Sequence[Row], handle: Handle) -> KeyRecord | None:
+    may_be_days = not layout.owner_may_be_organization
+    return records.key_record(rows, interval_may_be_days=may_be_days, handle=handle)
+
+
+def _session_record(_: Layout, rows: Sequence[Row], handle: Handle) -> SessionRecord | None:
+    return records.session_record(rows, handle=handle)
+
+
+def is_text(value: str) -> bool:
     """Whether a database could hold *value*: no lone surrogates, which come of broken UTF-8."""
     try:
         value.encode()

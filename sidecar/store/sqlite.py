@@ -9,29 +9,30 @@ import asyncio
 import sqlite3
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
 from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, detect
 from sidecar.store.readers import Readers
-from sidecar.store.rows import RowStore, Secret
+from sidecar.store.rows import R, RowStore, Secret
 from sidecar.store.schema import create_tables
 from sidecar.store.sqlite_catalogue import STAMP, primary_code, tables_of, version_of
 from sidecar.store.sqlite_migration import carry_out, plan
+from sidecar.store.sqlite_rereads import Rereading, compose_rereads
 from sidecar.store.sqlite_watch import SQLiteWatcher, notification_of
-from sidecar.store.statements import Statements, compose
+from sidecar.store.statements import compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
     from sidecar.store.readers import Row
-    from sidecar.store.rows import Question
+    from sidecar.store.rows import Decode, Kind, Question
 
 _T = TypeVar("_T")
 
@@ -45,6 +46,12 @@ _PASSING = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE
 _STALE = frozenset((sqlite3.SQLITE_ERROR, None))
 """Errors of a question that came too late: no such table, no such column; connection closed."""
 
+# What says so in a comment alone is found by its ids as well.
+_WITH_ROWIDS = (
+    "SELECT m.name FROM sqlite_master AS m"
+    " WHERE m.type = 'table' AND m.sql NOT LIKE '%without%rowid%' LIMIT 10000"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Database:
@@ -55,7 +62,8 @@ class _Database:
     version: int
     """The stamp that its rows carried when the layout was read."""
     layout: Layout
-    statements: Statements
+    sql: Mapping[str, str]
+    """What is asked, by the question's name."""
     readers: Readers
 
     def close(self) -> Coroutine[None, None, None]:
@@ -98,9 +106,8 @@ class SQLiteStore(RowStore[_Database]):
         failure: sqlite3.Error | None = None
         for _ in range(_ATTEMPTS):
             database = await self._current(create=False)
-            sql: str = getattr(database.statements, question)
             try:
-                rows = await database.readers.fetch(sql, parameters)
+                rows = await database.readers.fetch(database.sql[question], parameters)
             except sqlite3.Error as error:
                 code = primary_code(error)
                 if code not in _PASSING:
@@ -114,6 +121,9 @@ class SQLiteStore(RowStore[_Database]):
                 self._retire(database, "its tables changed")
         message = f"{self._path}: its tables keep changing, or are views that do not work"
         raise StoreUnavailable(message) from failure
+
+    async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
+        return await Rereading(self.ask, kind, decode).read(seen)
 
     async def _current(self, *, create: bool) -> _Database:
         """Return the database that is at the path now, connected to anew where it is another."""
@@ -141,8 +151,10 @@ class SQLiteStore(RowStore[_Database]):
             await asyncio.to_thread(create_tables, self._path, self._timeout_s)
             version, catalogue = await version_of(readers), await tables_of(readers, self._names)
         layout = detect(catalogue, self._names)
-        statements = compose(layout, STAMP, SQLiteDialect())
-        return _Database(file, version, layout, statements, readers)
+        with_rowids = {str(name) for (name,) in await readers.fetch(_WITH_ROWIDS, Secret())}
+        sql = asdict(compose(layout, STAMP, SQLiteDialect()))
+        sql |= compose_rereads(layout, STAMP, with_rowids)
+        return _Database(file, version, layout, sql, readers)
 
     async def _inspect(self) -> str:
         self._file()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
 
-_DOCUMENTS = frozenset(("metadata", "permissions"))
+DOCUMENTS = frozenset(("metadata", "permissions"))
+"""Columns that hold JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Statements:
     """By the key as it is stored."""
     find_session: str
     """By the token."""
+    find_key_by_id: str
+    find_session_by_id: str
     find_role: str
     """By the user's and the organization's id."""
     ping: str
@@ -43,21 +46,23 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
     return Statements(
         find_key=_find_key(layout, stamp, dialect),
         find_session=_find_session(layout, stamp, dialect),
+        find_key_by_id=_find_key(layout, stamp, dialect, by="id"),
+        find_session_by_id=_find_session(layout, stamp, dialect, by="id"),
         find_role=_find_role(layout, stamp, dialect),
-        ping=_sql("SELECT", stamp),
+        ping=sql("SELECT", stamp),
         sample_dates=_sample_dates(layout),
     )
 
 
-def _find_key(layout: Layout, stamp: str, dialect: Dialect) -> str:
+def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> str:
     key = _columns(layout, "apikey", "a")
 
     def read(name: str) -> str:
-        reader = dialect.document if name in _DOCUMENTS else dialect.plain
+        reader = dialect.document if name in DOCUMENTS else dialect.plain
         return reader(key(name), layout.type_of("apikey", name))
 
-    is_asked = dialect.asked(key("key"), layout.type_of("apikey", "key"), 1)
-    one = _sql(
+    is_asked = dialect.asked(key(by), layout.type_of("apikey", by), 1)
+    one = sql(
         *("SELECT", _numbered([read(name) for name in KEY_FIELDS]), ",", key(layout.key_owner)),
         *("AS owner FROM", layout.table("apikey"), "AS a WHERE", is_asked),
         # Nothing makes `key` unique. Of several rows the strictest counts, so that none that is
@@ -73,20 +78,20 @@ def _find_key(layout: Layout, stamp: str, dialect: Dialect) -> str:
         kind = layout.type_of("organization", "id")
         same = dialect.same(found, kind, "x.owner", owner_type)
         owning = dialect.plain(found, kind)
-        join = _sql("LEFT JOIN", layout.table("organization"), "AS o ON", same)
+        join = sql("LEFT JOIN", layout.table("organization"), "AS o ON", same)
     own = (owning, *_numbers(KEY_FIELDS))
     return _with_account(layout, dialect, _Owned(one, owner_type, own, join), stamp)
 
 
-def _find_session(layout: Layout, stamp: str, dialect: Dialect) -> str:
+def _find_session(layout: Layout, stamp: str, dialect: Dialect, by: str = "token") -> str:
     session = _columns(layout, "session", "s")
     fields = [
         dialect.plain(session(name), layout.type_of("session", name)) for name in SESSION_FIELDS
     ]
-    one = _sql(
+    one = sql(
         *("SELECT", _numbered(fields), ","),
         *(session("userId"), "AS owner FROM", layout.table("session"), "AS s"),
-        *("WHERE", dialect.asked(session("token"), layout.type_of("session", "token"), 1)),
+        *("WHERE", dialect.asked(session(by), layout.type_of("session", by), 1)),
         *("ORDER BY", session("expiresAt"), ",", session("id"), "LIMIT 1"),
     )
     owner_type = layout.type_of("session", "userId")
@@ -125,7 +130,7 @@ def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -
     is_member = dialect.same(
         member("userId"), layout.type_of("member", "userId"), user("id"), user_type
     )
-    return _sql(
+    return sql(
         *("SELECT", ", ".join(fields), "FROM (", owned.one, ") AS x"),
         *("LEFT JOIN", layout.table("user"), "AS u ON", is_owner, owned.join),
         *("LEFT JOIN", layout.table("member"), "AS m ON", is_member),
@@ -144,7 +149,7 @@ def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:
         dialect.plain(member(name), types.get(name))
         for name in ("userId", "organizationId", "role")
     ]
-    return _sql(
+    return sql(
         *("SELECT", ", ".join((*fields, stamp)), "FROM", layout.table("member"), "AS m"),
         *("JOIN", layout.table("organization"), "AS g"),
         *("ON", _of_organization(layout, dialect)),
@@ -168,13 +173,13 @@ def _of_organization(layout: Layout, dialect: Dialect) -> str:
 def _sample_dates(layout: Layout) -> str:
     places = (("apikey", "createdAt"), ("member", "createdAt"), ("session", "expiresAt"))
     samples = (
-        _sql(
+        sql(
             *("(SELECT CAST(", _columns(layout, table, "t")(name), "AS text)"),
             *("FROM", layout.table(table), "AS t LIMIT 1)"),
         )
         for table, name in places
     )
-    return _sql("SELECT COALESCE(", ", ".join(samples), ")")
+    return sql("SELECT COALESCE(", ", ".join(samples), ")")
 
 
 def _columns(layout: Layout, table: str, alias: str) -> Callable[[str], str]:
@@ -194,5 +199,6 @@ def _numbers(fields: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"x.k{at}" for at in range(len(fields)))
 
 
-def _sql(*parts: str) -> str:
+def sql(*parts: str) -> str:
+    """Return the *parts* as one piece of SQL; empty ones are nothing."""
     return " ".join(part for part in parts if part)

@@ -40,6 +40,18 @@ def database(
 
 
 @pytest.fixture
+def acme(database: BetterAuthDatabase) -> str:
+    return database.add_organization()
+
+
+@pytest.fixture
+def ada(database: BetterAuthDatabase, acme: str) -> str:
+    user = database.add_user()
+    database.add_member(user, acme, role="admin")
+    return user
+
+
+@pytest.fixture
 async def store(database: BetterAuthDatabase) -> AsyncIterator[Database]:
     opened: Database
     if isinstance(database, PostgresDatabase):

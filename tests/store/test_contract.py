@@ -29,18 +29,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend_and_layout", pairs, ids=ids, indirect=True)
 
 
-@pytest.fixture
-def acme(database: BetterAuthDatabase) -> str:
-    return database.add_organization()
-
-
-@pytest.fixture
-def ada(database: BetterAuthDatabase, acme: str) -> str:
-    user = database.add_user()
-    database.add_member(user, acme, role="admin")
-    return user
-
-
 async def key_with(
     store: Store, database: BetterAuthDatabase, owner: str, **columns: Any
 ) -> KeyRecord:
