@@ -147,6 +147,7 @@ class Sidecar:
         except StoreUnavailable as error:
             _LOG.error("the store does not answer; trying on: %s", error)
             self._opener = asyncio.create_task(self._keep_asking(str(error)), name="store-opener")
+        self._authenticator.start()
         listen, admin = self._settings.listen, self._settings.admin
         await self._plane.start()
         try:
@@ -304,7 +305,7 @@ def _authenticator(
         negative_s=cache.negative,
         stale_s=cache.stale,
         clock=clock,
-        throttle=failures.refusal,
+        neighbours=failures,
     )
 
 

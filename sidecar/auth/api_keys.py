@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING
 
 from sidecar.auth.credentials import KEY_BYTES, api_key_digest, is_visible_ascii
@@ -111,9 +110,6 @@ class ApiKeys(Verifier[KeyRecord]):
             key_id=record.id,
             quota=record.quota,
         )
-
-    def _ends_at(self, record: KeyRecord) -> float:
-        return inf if record.expires_at is None else record.expires_at
 
     def _conclude(
         self,

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, TypedDict
 
 from sidecar.auth.api_keys import ApiKeys
 from sidecar.auth.background import Background
-from sidecar.auth.cache import RecordCache
+from sidecar.auth.cache import Kind, RecordCache
+from sidecar.auth.confirmations import Confirmations
 from sidecar.auth.cookies import SessionCookies
-from sidecar.auth.membership import Memberships
+from sidecar.auth.membership import Memberships, role_name
 from sidecar.auth.queries import Queries
+from sidecar.auth.refresher import Records, Refresher
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.signatures import Signatures
 from sidecar.errors import NO_CREDENTIAL, Refusal
-from sidecar.store.base import KeyRecord, SessionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from sidecar.auth.credentials import Presented
     from sidecar.auth.pending import Answer, Pending
-    from sidecar.auth.queries import Throttle
+    from sidecar.auth.queries import Neighbours
     from sidecar.clock import Clock
     from sidecar.identity import Demand
-    from sidecar.store.base import Store
+    from sidecar.store.base import Account, KeyRecord, SessionRecord, Store
 
 
-def _never(_: str) -> Refusal | None:
-    return None
+class _Unsuspected:
+    """Neighbours of whom nothing is known."""
+
+    def refusal(self, address: str) -> Refusal | None:
+        return None
+
+    def has_failed(self, address: str) -> bool:
+        return False
 
 
 class Authenticator:
@@ -50,15 +58,32 @@ class Authenticator:
         negative_s: float,
         stale_s: float,
         clock: Clock,
-        throttle: Throttle = _never,
+        neighbours: Neighbours | None = None,
     ) -> None:
+        self._store = store
         self._background = Background()
-        self._queries = Queries(clock, self._background, throttle, doubt_s=fresh_s)
+        self._queries = queries = Queries(
+            clock, self._background, neighbours or _Unsuspected(), doubt_s=fresh_s
+        )
+        confirmations = Confirmations()
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
-        memberships = Memberships(store, RecordCache[str](self._queries, clock, **bounds))
+        keys = RecordCache(queries, confirmations, clock, _KEYS, **bounds)
+        sessions = RecordCache(queries, confirmations, clock, _SESSIONS, **bounds)
+        roles = RecordCache(queries, confirmations, clock, _ROLES, **bounds)
+        memberships = Memberships(store, roles)
+        self._refresher = Refresher(
+            queries,
+            confirmations,
+            self._background,
+            clock,
+            keys=Records(keys, reread=store.reread_keys),
+            sessions=Records(sessions, reread=store.reread_sessions),
+            roles=Records(roles, ask_again=memberships.ask_again),
+            fresh_s=fresh_s,
+        )
         self._api_keys = ApiKeys(
             store,
-            RecordCache[KeyRecord](self._queries, clock, **bounds),
+            keys,
             memberships,
             self._background,
             clock,
@@ -66,7 +91,7 @@ class Authenticator:
         )
         self._sessions = Sessions(
             store,
-            RecordCache[SessionRecord](self._queries, clock, **bounds),
+            sessions,
             memberships,
             self._background,
             clock,
@@ -90,10 +115,38 @@ class Authenticator:
             return self._sessions.lookup(demand, presented, now)
         return NO_CREDENTIAL
 
+    def start(self) -> None:
+        """Follow what changes in the store, until `close`."""
+        self._background.start(self._store.watch(self._refresher.on_look))
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Have *call* called when a credential that was let in may not be any more.
+
+        It is called soon after, once for all that changed together.
+        """
+        self._refresher.on_change = call
+
     async def close(self) -> None:
         """Ask the store no more; who still waits is told that the sidecar is shutting down."""
         self._queries.close()
         await self._background.close()
+
+
+def _user_of(account: Account | None) -> str | None:
+    return None if account is None else account.user_id
+
+
+def _ids_of(_: Hashable, record: KeyRecord | SessionRecord) -> tuple[str, str | None]:
+    return record.id, _user_of(record.account)
+
+
+def _end_of(record: KeyRecord | SessionRecord) -> float:
+    return inf if record.expires_at is None else record.expires_at
+
+
+_KEYS: Kind[KeyRecord] = Kind(_ids_of, _end_of)
+_SESSIONS: Kind[SessionRecord] = Kind(_ids_of, _end_of)
+_ROLES: Kind[str] = Kind(lambda name, _: (None, role_name(name)[0]))
 
 
 class _Bounds(TypedDict):

@@ -1,35 +1,48 @@
 """What the store said of late, and when it has to be asked again.
 
-One record's life, by its age since the store was asked for it:
+One record's life, by its age since it was last known to be what it is. That is when the store was
+asked for it; or later, when the store was last seen not to have changed since.
 
     0 .. fresh/2       served from memory
-    fresh/2 .. fresh   served from memory; the first use has it read again, off its path
+    fresh/2 .. fresh   served from memory; the first use has it read again, off its path. While
+                       looks at the store come, only in the last quarter
     fresh .. stale     a use waits for the store's answer, at most for as long as it takes to
                        learn that the store is failing; while it is failing, served from memory
     stale ..           a use waits; nothing is served while the store is failing
 
-A credential in steady use so never waits, and a change in the store is seen within `fresh`.
+While looks at the store come, they keep what is unchanged young, and what may have changed is read
+again in batches if it is in use. So a credential in steady use never waits, and a change in the
+store is seen within `fresh`. What the store names as changed is not served again, whatever its age,
+until it has been read.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
+from sidecar.auth.index import Index
 from sidecar.auth.queries import Load, Queries
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
 
+    from sidecar.auth.confirmations import Confirmations
     from sidecar.auth.membership import Seat
     from sidecar.clock import Clock
     from sidecar.errors import Refusal
     from sidecar.identity import Demand, Identity
 
 R = TypeVar("R")
+
+_MARGIN_S = 1e-3
+"""How long before its end a credential is looked at again: two clocks do not agree to the last."""
 
 
 class _Unknown(Enum):
@@ -43,33 +56,64 @@ UNKNOWN: Final = _Unknown.UNKNOWN
 class Entry(Generic[R]):
     """One record of the store, and what was made of it."""
 
-    __slots__ = ("admitted", "ask_after", "loaded_at", "record", "seats", "settled_until")
+    __slots__ = (
+        "admitted",
+        "ask_after",
+        "ends_at",
+        "name",
+        "noted",
+        "read_at",
+        "record",
+        "seats",
+        "settled_until",
+        "touched",
+    )
 
-    def __init__(self, record: R, loaded_at: float, ask_after: float) -> None:
+    def __init__(self, name: Hashable, record: R, read_at: float, ends_at: float) -> None:
+        self.name = name
         self.record = record
-        self.loaded_at = loaded_at
+        self.read_at = read_at
         """Monotonic seconds at which the store was asked: the record may be as old as this."""
-        self.ask_after = ask_after
-        """Monotonic seconds before which the record is not read again off the path of its use."""
-        self.settled_until = ask_after
+        self.ends_at = ends_at
+        """Unix seconds at which the credential expires."""
+        self.ask_after = -inf
+        """Monotonic seconds before which it is not asked for off the path of its use."""
+        self.settled_until = -inf
         """Monotonic seconds until which an admission by this record needs no second look: while it
         is young, nothing has taken its place, and the credential has not expired."""
+        self.touched = 0
+        """By which of the looks that named something it was named, where it was not read since."""
+        self.noted = 0
+        """In which period it was last noted to be in use."""
         self.seats: dict[str | None, Seat] = {}
         self.admitted: dict[Demand, Identity] = {}
         """Demands that were met without a word on the organization, and by whom."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[R]):
+    """What a cache has to know of its records."""
+
+    ids: Callable[[Hashable, R], tuple[str | None, str | None]]
+    """By the name and the record: the ids of the record itself and of its user."""
+    ends_at: Callable[[R], float] = lambda _: inf
+    """When what it stands for expires, in Unix seconds."""
+
+
 class RecordCache(Generic[R]):
     """Records of one kind by name. A name is no secret, nor is a record.
 
-    Memory: at most `entries` records, and as many names of which the store has none. Those have a
-    cache of their own, so that guesses push out no record.
+    Memory: at most `entries` records with their ids, as many names of which the store has none, and
+    twice as many references to what was in use. Unknown names have a cache of their own, so that
+    guesses push out no record.
     """
 
     def __init__(
         self,
         queries: Queries,
+        confirmations: Confirmations,
         clock: Clock,
+        kind: Kind[R],
         *,
         entries: int,
         fresh_s: float,
@@ -77,46 +121,71 @@ class RecordCache(Generic[R]):
         stale_s: float,
     ) -> None:
         self._queries = queries
+        self._confirmations = confirmations
         self._clock = clock
+        self._kind = kind
+        self._room = entries
         self._fresh_s = fresh_s
         self._half_fresh_s = fresh_s / 2
+        self._watched_s = fresh_s * 3 / 4
         self._stale_s = stale_s
-        self._entries: LRUCache[Hashable, Entry[R]] = LRUCache(entries)
+        # The least recently used is the first.
+        self._entries: OrderedDict[Hashable, Entry[R]] = OrderedDict()
+        self._by_id, self._by_user = Index(), Index()
         self._unknown: TTLCache[Hashable, None] = TTLCache(
             entries, negative_s, timer=clock.monotonic
         )
         self._loads: dict[Hashable, Load[R]] = {}
+        self._period = 1
+        self._period_ends_at = -inf
+        self._in_use: list[Entry[R]] = []
+        self._was_in_use: list[Entry[R]] = []
+        self.on_change: Callable[[], None] = _do_nothing
+        """Called when a record that was there has changed or gone."""
+        self.on_doubt: Callable[[Entry[R]], None] = _do_nothing
+        """Called when a record was named as changed while it was read."""
 
-    def recent(self, key: Hashable, now: float) -> Entry[R] | None:
-        """Return the entry of *key* if there is nothing to do but to serve it at *now*."""
-        try:
-            entry = self._entries[key]
-        except KeyError:
+    # For who decides
+
+    def recent(self, name: Hashable, now: float) -> Entry[R] | None:
+        """Return the entry of *name* if there is nothing to do but to serve it at *now*."""
+        entry = self._entries.get(name)
+        if entry is None or (now >= entry.settled_until and not self._settle(entry, now)):
             return None
-        return entry if now < entry.settled_until else None
+        self._entries.move_to_end(name)
+        return entry
 
-    def throttled(self, key: Hashable, address: str) -> Refusal | None:
-        """Return why *address* is not served what is not remembered under *key*, if it is not."""
-        return None if key in self._entries else self._queries.throttle(address)
+    def throttled(self, name: Hashable, address: str | None) -> Refusal | None:
+        """Return why *address* is not served what is not remembered under *name*, if it is not."""
+        if address is None or name in self._entries:
+            return None
+        return self._queries.throttle(address)
 
     def find(
-        self, key: Hashable, question: Callable[[], Awaitable[R | None]], now: float
+        self,
+        name: Hashable,
+        question: Callable[[], Awaitable[R | None]],
+        now: float,
+        address: str | None = None,
     ) -> Entry[R] | Load[R] | Literal[_Unknown.UNKNOWN]:
-        """Return what may be served under *key* at *now*, or the load to `wait_for`.
+        """Return what may be served under *name* at *now*, or the load to `wait_for`.
 
         *question* asks the store for the record; it is called where need be, by one load for all.
+        *address* is where a credential came from that is not known; None for one that was.
         Raises StoreUnavailable where the store has too much to do.
         """
-        try:
-            entry = self._entries[key]
-        except KeyError:
-            return UNKNOWN if key in self._unknown else self._load(key, question, known=False)
-        age = now - entry.loaded_at
+        entry = self._entries.get(name)
+        if entry is None:
+            return UNKNOWN if name in self._unknown else self._load(name, question, address)
+        if entry.touched:
+            return self._load(name, question)
+        age = now - self._confirmations.since(entry.read_at)
         if age < self._fresh_s or (age < self._stale_s and self._queries.is_failing(now)):
-            if now >= entry.ask_after:
-                self._load(key, question, known=True)
+            self._note(entry, now)
+            if age >= self._ahead_s(now) and now >= entry.ask_after:
+                self._load(name, question)
             return entry
-        return self._load(key, question, known=True)
+        return self._load(name, question)
 
     async def wait_for(self, load: Load[R], arrived: float) -> Entry[R] | Literal[_Unknown.UNKNOWN]:
         """Return what *load* brings for a request that *arrived* then (monotonic seconds).
@@ -129,45 +198,167 @@ class RecordCache(Generic[R]):
                 return self._stand_in(load.key)
             if load.record is None:
                 return UNKNOWN
-            if load.started_at >= arrived - self._fresh_s:
-                break
+            entry, oldest = self._entries.get(load.key), arrived - self._fresh_s
+            if entry is not None and entry.touched > load.touches:
+                # What is named as changed is what the answer says, and only if it was asked since.
+                entry, oldest = None, arrived
+            if load.started_at >= oldest:
+                return entry or self._entry(load.key, load.record, load.started_at)
             # Another's question, and asked so long before that its answer was too old on arrival.
-            load = self._load(load.key, load.question, known=True)
-        return self._entries.get(load.key) or self._entry(load.record, load.started_at)
+            load = self._load(load.key, load.question)
 
-    def _stand_in(self, key: Hashable) -> Entry[R]:
-        entry = self._entries.get(key)
-        if entry is None or self._clock.monotonic() - entry.loaded_at >= self._stale_s:
+    # For who keeps the records fresh
+
+    def in_use(self, now: float) -> list[Entry[R]]:
+        """Return what was used of late: whatever is used more than once in `fresh` is among it."""
+        noted: dict[Entry[R], None] = {}
+        if now < self._period_ends_at:
+            noted.update(dict.fromkeys(self._was_in_use))
+        if now < self._period_ends_at + self._fresh_s:
+            noted.update(dict.fromkeys(self._in_use))
+        return [entry for entry in noted if self._entries.get(entry.name) is entry]
+
+    def touch(self, ids: Iterable[str], users: Iterable[str], touches: int) -> list[Entry[R]]:
+        """Serve no record of these *ids* or *users* before it was read again; return them."""
+        names = {name for each in ids for name in self._by_id.names(each)}
+        names.update(name for each in users for name in self._by_user.names(each))
+        touched = [self._entries[name] for name in names]
+        for entry in touched:
+            entry.touched = touches
+            entry.settled_until = -inf
+        return touched
+
+    def ask_again(self, entry: Entry[R], question: Callable[[], Awaitable[R | None]]) -> None:
+        """Have *entry* read again by itself, as soon as there is room for it."""
+        if self._entries.get(entry.name) is entry:
+            self._load(entry.name, question)
+
+    def take(self, entry: Entry[R], record: R | None, read_at: float, touches: int) -> bool:
+        """Take what the store said of *entry*: None for gone. Return whether that is a change.
+
+        It was asked at *read_at*, when there had been so many *touches*.
+        """
+        if self._entries.get(entry.name) is not entry or entry.touched > touches:
+            return False
+        if record is None:
+            self._remove(entry)
+            self._unknown[entry.name] = None
+            return True
+        if record is entry.record or record == entry.record:
+            entry.read_at = read_at
+            entry.touched = 0
+            return False
+        self._put(self._entry(entry.name, record, read_at))
+        return True
+
+    # Within
+
+    def _settle(self, entry: Entry[R], now: float) -> bool:
+        """Have *entry* served without a second look for a while; return whether it may be."""
+        until = self._confirmations.since(entry.read_at) + self._ahead_s(now)
+        if entry.touched or now >= until:
+            return False
+        self._note(entry, now)
+        left_s = entry.ends_at - self._clock.time() - _MARGIN_S
+        entry.settled_until = min(until, now + left_s)
+        return left_s > 0
+
+    def _ahead_s(self, now: float) -> float:
+        """Return at what age what is used is read again: later where looks are likely to come."""
+        is_watched = now - self._confirmations.confirmed_at < self._fresh_s
+        return self._watched_s if is_watched else self._half_fresh_s
+
+    def _note(self, entry: Entry[R], now: float) -> None:
+        """Note that *entry* is in use. A period is as long as `fresh`."""
+        if now >= self._period_ends_at:
+            is_next = now < self._period_ends_at + self._fresh_s
+            self._was_in_use = self._in_use if is_next else []
+            self._in_use = []
+            self._period += 1
+            self._period_ends_at = now + self._fresh_s
+        if entry.noted != self._period and len(self._in_use) < self._room:
+            entry.noted = self._period
+            self._in_use.append(entry)
+
+    def _stand_in(self, name: Hashable) -> Entry[R]:
+        entry = self._entries.get(name)
+        if (
+            entry is None
+            or entry.touched
+            or self._clock.monotonic() - self._confirmations.since(entry.read_at) >= self._stale_s
+        ):
             raise StoreUnavailable("no answer, and none that may stand in")
         return entry
 
     def _load(
-        self, key: Hashable, question: Callable[[], Awaitable[R | None]], *, known: bool
+        self,
+        name: Hashable,
+        question: Callable[[], Awaitable[R | None]],
+        address: str | None = None,
     ) -> Load[R]:
-        load = self._loads.get(key)
+        load = self._loads.get(name)
         if load is None:
-            load = Load(key, question, self._on_answer)
-            self._queries.submit(load, known=known)
-            self._loads[key] = load
+            load = Load(name, question, self._on_answer, address)
+            self._queries.submit(load)
+            self._loads[name] = load
         return load
 
     def _on_answer(self, load: Load[R]) -> None:
         del self._loads[load.key]
+        entry = self._entries.get(load.key)
         if load.failed:
-            entry = self._entries.get(load.key)
             if entry is not None:
                 # Asked no more often than while it answers, and again before its failure is so long
                 # ago that it says nothing: who comes often never waits for it.
                 entry.ask_after = self._clock.monotonic() + self._half_fresh_s
             return
-        seen = self._entries.pop(load.key, None)
-        if seen is not None:
-            # Whoever still holds it is to look again.
-            seen.settled_until = float("-inf")
-        if load.record is None:
+        if entry is not None:
+            if self.take(entry, load.record, load.started_at, load.touches):
+                self.on_change()
+        elif load.record is None:
             self._unknown[load.key] = None
         else:
-            self._entries[load.key] = self._entry(load.record, load.started_at)
+            entry = self._entry(load.key, load.record, load.started_at)
+            self._put(entry)
+            self._note(entry, self._clock.monotonic())
+        self._doubt(load)
 
-    def _entry(self, record: R, loaded_at: float) -> Entry[R]:
-        return Entry(record, loaded_at, ask_after=loaded_at + self._half_fresh_s)
+    def _doubt(self, load: Load[R]) -> None:
+        """Have a record read once more that was named as changed after it was asked for."""
+        entry = self._entries.get(load.key)
+        if entry is not None and self._confirmations.is_touched(
+            load.touches, self._kind.ids(entry.name, entry.record)
+        ):
+            entry.touched = self._confirmations.touches
+            entry.settled_until = -inf
+            self.on_doubt(entry)
+
+    def _entry(self, name: Hashable, record: R, read_at: float) -> Entry[R]:
+        return Entry(name, record, read_at, self._kind.ends_at(record))
+
+    def _put(self, entry: Entry[R]) -> None:
+        seen = self._entries.get(entry.name)
+        if seen is not None:
+            self._remove(seen)
+        elif len(self._entries) >= self._room:
+            self._remove(next(iter(self._entries.values())))
+        self._entries[entry.name] = entry
+        record_id, user_id = self._kind.ids(entry.name, entry.record)
+        if record_id is not None:
+            self._by_id.add(record_id, entry.name)
+        if user_id is not None:
+            self._by_user.add(user_id, entry.name)
+
+    def _remove(self, entry: Entry[R]) -> None:
+        del self._entries[entry.name]
+        # Whoever still holds it is to look again.
+        entry.settled_until = -inf
+        record_id, user_id = self._kind.ids(entry.name, entry.record)
+        if record_id is not None:
+            self._by_id.discard(record_id, entry.name)
+        if user_id is not None:
+            self._by_user.discard(user_id, entry.name)
+
+
+def _do_nothing(*_: object) -> None:
+    pass

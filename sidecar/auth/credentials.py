@@ -42,7 +42,7 @@ class Presented:
         organizations: Sequence[bytes] = (),
         *,
         cross_site: bool = False,
-        address: str = "",
+        address: str | None = "",
     ) -> None:
         self.api_keys = api_keys
         """Values of the API key's header."""
@@ -53,7 +53,8 @@ class Presented:
         self.cross_site = cross_site
         """An unsafe method with an Origin that is neither the request's own nor trusted."""
         self.address = address
-        """Where they came from."""
+        """Where they came from; None for what was let in before, which no neighbour's failures
+        keep from being looked up."""
         self.key_name: bytes | None = None
         """The name under which the API key is remembered, once it was worked out."""
         self.session_name: bytes | None = None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sidecar.auth.cache import UNKNOWN
 from sidecar.auth.queries import Load
 
 if TYPE_CHECKING:
-    from sidecar.auth.cache import RecordCache
+    from collections.abc import Hashable
+
+    from sidecar.auth.cache import Entry, RecordCache
     from sidecar.auth.pending import Answer
     from sidecar.store.base import Account, Store
 
@@ -42,11 +44,14 @@ class Memberships:
         self._store = store
         self._cache = cache
 
-    def role(self, account: Account, organization: str, now: float) -> str | Load[str] | None:
+    def role(
+        self, account: Account, organization: str, now: float, address: str | None
+    ) -> str | Load[str] | None:
         """Return the account's role or roles in *organization*, or None for no member.
 
         An account with more memberships than came along with it may take a question to the store:
-        then the load to `wait_for`. Raises StoreUnavailable where the store has too much to do.
+        then the load to `wait_for`; *address* is where the credential came from.
+        Raises StoreUnavailable where the store has too much to do.
         """
         role = account.roles.get(organization)
         if role is not None or account.complete:
@@ -54,10 +59,14 @@ class Memberships:
         if not 0 < len(organization) <= ORGANIZATION_CHARACTERS:
             return None
         question = partial(self._store.find_role, account.user_id, organization)
-        found = self._cache.find((account.user_id, organization), question, now)
+        found = self._cache.find((account.user_id, organization), question, now, address)
         if found is UNKNOWN:
             return None
         return found if isinstance(found, Load) else found.record
+
+    def ask_again(self, entry: Entry[str]) -> None:
+        """Have a role read again by itself. Raises StoreUnavailable where nothing is asked."""
+        self._cache.ask_again(entry, partial(self._store.find_role, *role_name(entry.name)))
 
     async def wait_for(self, load: Load[str], arrived: float) -> str | None:
         """Return the role that *load* brings, or None for no member.
@@ -66,3 +75,8 @@ class Memberships:
         """
         found = await self._cache.wait_for(load, arrived)
         return None if found is UNKNOWN else found.record
+
+
+def role_name(name: Hashable) -> tuple[str, str]:
+    """Return the ids of the user and the organization that make up the name of a role."""
+    return cast("tuple[str, str]", name)

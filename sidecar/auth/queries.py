@@ -1,33 +1,49 @@
-"""What the store is asked: a bounded number of queries at once, known credentials first."""
+"""What the store is asked: a bounded number of queries at once, and whose turn it is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sidecar.auth.background import log_unexpected, logger
-from sidecar.errors import Refusal
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from sidecar.auth.background import Background
     from sidecar.clock import Clock
+    from sidecar.errors import Refusal
 
 R = TypeVar("R")
 
-Throttle = Callable[[str], Refusal | None]
-"""Tells why an address may not have looked up what is not known, if it may not."""
-
 IN_FLIGHT = 64
 """Queries at once: more than the connections that a store has, so that none of them idles."""
-WAITING = 4096
+WAITING = 8192
 """Queries that wait for their turn, of new credentials: a cold start under full load."""
+WAITING_FROM_ONE = WAITING // 2
+"""Of these, from one address: a flood from one leaves room for others."""
+SUSPECTS_IN_FLIGHT = IN_FLIGHT // 4
+"""Queries at once of what comes from where bad credentials came from."""
+SUSPECTS_WAITING = 1024
+"""Queries of theirs that wait."""
+PROBES = 2
+"""Queries at once while the store does not answer."""
 _SILENCE_S = 10.0
 """For how long one warning of a failing store speaks for all that follow."""
+
+
+class Neighbours(Protocol):
+    """What is known of the addresses that credentials come from."""
+
+    def refusal(self, address: str) -> Refusal | None:
+        """Return why an address may not have looked up what is not known, if it may not."""
+        ...
+
+    def has_failed(self, address: str) -> bool:
+        """Return whether bad credentials came from an address of late."""
+        ...
 
 
 class Load(Generic[R]):
@@ -36,18 +52,36 @@ class Load(Generic[R]):
     It goes on when they have gone: the answer is good for the next.
     """
 
-    __slots__ = ("_on_answer", "_waiters", "failed", "key", "question", "record", "started_at")
+    __slots__ = (
+        "_on_answer",
+        "_waiters",
+        "address",
+        "failed",
+        "is_suspect",
+        "key",
+        "question",
+        "record",
+        "started_at",
+        "touches",
+    )
 
     def __init__(
         self,
         key: Hashable,
         question: Callable[[], Awaitable[R | None]],
         on_answer: Callable[[Load[R]], None],
+        address: str | None = None,
     ) -> None:
         self.key = key
         self.question = question
+        self.address = address
+        """Where a credential came from that is not known; None for one that is."""
+        self.is_suspect = False
+        """Whether bad credentials came from there."""
         self.started_at = 0.0
         """Monotonic seconds at which the store was asked: the answer may be as old as this."""
+        self.touches = 0
+        """How many looks at the store had named changes by then."""
         self.record: R | None = None
         self.failed = False
         self._on_answer = on_answer
@@ -87,44 +121,46 @@ class Load(Generic[R]):
 class Queries:
     """Runs loads, and knows whether the store is failing.
 
-    Memory: IN_FLIGHT tasks, WAITING loads of new credentials, and at most one load for each
-    credential that is known.
+    Known credentials go first, then new ones from addresses that no bad one came from, then those
+    from the rest. Each have room of their own, so that strangers who come in numbers neither delay
+    the others nor use up their room. As long as the store has not answered since it failed, it is
+    asked PROBES questions at once; with each answer there may be one more.
+    Memory: IN_FLIGHT tasks, WAITING and SUSPECTS_WAITING loads of new credentials, and at most one
+    load for each credential that is known.
     """
 
     def __init__(
-        self, clock: Clock, background: Background, throttle: Throttle, doubt_s: float
+        self, clock: Clock, background: Background, neighbours: Neighbours, doubt_s: float
     ) -> None:
         """Hold the store to be failing for *doubt_s* after it failed, unless it answers before."""
-        self.throttle = throttle
+        self.touches = 0
+        """How many looks at the store have named changes."""
+        self._neighbours = neighbours
         self._clock = clock
         self._background = background
         self._doubt_s = doubt_s
         self._running = 0
+        self._suspects_running = 0
+        self._allowed = IN_FLIGHT
         self._known: deque[Load[Any]] = deque()
         self._new: deque[Load[Any]] = deque()
+        self._new_from: Counter[str] = Counter()
+        self._suspects: deque[Load[Any]] = deque()
         self._failed_at: float | None = None
         self._retries = 0
         self._silent_until = float("-inf")
         self._closed = False
 
-    def submit(self, load: Load[Any], *, known: bool) -> None:
-        """Ask what *load* asks, now or in its turn.
+    def throttle(self, address: str) -> Refusal | None:
+        """Return why *address* may not have looked up what is not known, if it may not."""
+        return self._neighbours.refusal(address)
 
-        Reloads of known credentials have their own queue, which goes first: strangers who come in
-        numbers neither delay them nor use up their room.
-        Raises StoreUnavailable when too many wait already.
-        """
+    def submit(self, load: Load[Any]) -> None:
+        """Ask what *load* asks, now or in its turn. Raises StoreUnavailable when too many wait."""
         if self._closed:
             raise StoreUnavailable("closed")
-        if self._running < IN_FLIGHT:
-            self._running += 1
-            self._background.start(self._work(load))
-        elif known:
-            self._known.append(load)
-        elif len(self._new) < WAITING:
-            self._new.append(load)
-        else:
-            raise StoreUnavailable("too many queries wait for the store")
+        self._enqueue(load)
+        self._start()
 
     def is_failing(self, now: float) -> bool:
         """Tell whether the store did not answer just now, so that waiting for it is in vain.
@@ -135,36 +171,105 @@ class Queries:
             self._retries > 0 or now - self._failed_at < self._doubt_s
         )
 
+    def on_unavailable(self, error: StoreUnavailable) -> None:
+        """Take that the store did not answer. Who waits for it has waited in vain."""
+        now = self._failed_at = self._clock.monotonic()
+        self._allowed = PROBES
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE_S
+            logger.warning("the store does not answer: %s", error)
+        # They would each wait for the same silence.
+        self._fail_waiting()
+
+    def on_available(self) -> None:
+        """Take that the store answered."""
+        self._failed_at = None
+        self._allowed = min(self._allowed + 1, IN_FLIGHT)
+
     def close(self) -> None:
         """Start no more queries; those that wait have failed."""
         self._closed = True
         self._fail_waiting()
 
+    def _enqueue(self, load: Load[Any]) -> None:
+        address = load.address
+        if address is None:
+            self._known.append(load)
+        elif self._neighbours.has_failed(address):
+            self._suspect(load)
+        else:
+            if len(self._new) >= WAITING:
+                self._sift()
+            if len(self._new) >= WAITING or self._new_from[address] >= WAITING_FROM_ONE:
+                raise StoreUnavailable("too many queries wait for the store")
+            self._new.append(load)
+            self._new_from[address] += 1
+
+    def _suspect(self, load: Load[Any]) -> None:
+        if len(self._suspects) >= SUSPECTS_WAITING:
+            raise StoreUnavailable("too many queries wait for the store")
+        load.is_suspect = True
+        self._suspects.append(load)
+
+    def _start(self) -> None:
+        while self._running < self._allowed:
+            load = self._next()
+            if load is None:
+                return
+            self._running += 1
+            self._background.start(self._work(load))
+
     async def _work(self, load: Load[Any] | None) -> None:
         try:
             while load is not None:
-                await self._run(load)
-                load = self._next()
+                self._suspects_running += load.is_suspect
+                try:
+                    await self._run(load)
+                finally:
+                    self._suspects_running -= load.is_suspect
+                load = self._next() if self._running <= self._allowed else None
+                self._start()
         finally:
             self._running -= 1
 
     def _next(self) -> Load[Any] | None:
+        """Return whose turn it is, if it is anybody's."""
         if self._known:
             return self._known.popleft()
-        return self._new.popleft() if self._new else None
+        self._sift()
+        if self._new:
+            return self._pop_new()
+        if self._suspects and self._suspects_running < SUSPECTS_IN_FLIGHT:
+            return self._suspects.popleft()
+        return None
+
+    def _sift(self) -> None:
+        """Have those whose address has failed since they came wait behind all others."""
+        while self._new and self._neighbours.has_failed(str(self._new[0].address)):
+            load = self._pop_new()
+            try:
+                self._suspect(load)
+            except StoreUnavailable:
+                load.fail()
+
+    def _pop_new(self) -> Load[Any]:
+        load = self._new.popleft()
+        address = str(load.address)
+        self._new_from[address] -= 1
+        if not self._new_from[address]:
+            del self._new_from[address]
+        return load
 
     async def _run(self, load: Load[Any]) -> None:
         load.started_at = self._clock.monotonic()
+        load.touches = self.touches
         retry = self.is_failing(load.started_at)
         self._retries += retry
         try:
             record = await load.question()
         except StoreUnavailable as error:
-            self._failed_at = self._clock.monotonic()
-            self._tell(error)
+            self.on_unavailable(error)
             load.fail()
-            # They would each wait for the same silence.
-            self._fail_waiting()
         except Exception as error:  # noqa: BLE001 - a store's bug ends one query, not the queue
             log_unexpected("a query", error)
             load.fail()
@@ -172,18 +277,13 @@ class Queries:
             load.fail()
             raise
         else:
-            self._failed_at = None
+            self.on_available()
             load.answer(record)
         finally:
             self._retries -= retry
 
-    def _tell(self, error: StoreUnavailable) -> None:
-        now = self._clock.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE_S
-            logger.warning("the store does not answer: %s", error)
-
     def _fail_waiting(self) -> None:
-        for queue in (self._known, self._new):
+        for queue in (self._known, self._new, self._suspects):
             while queue:
                 queue.popleft().fail()
+        self._new_from.clear()

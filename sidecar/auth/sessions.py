@@ -124,9 +124,6 @@ class Sessions(Verifier[SessionRecord]):
             role=role,
         )
 
-    def _ends_at(self, record: SessionRecord) -> float:
-        return record.expires_at
-
     def _conclude(
         self,
         record: SessionRecord,

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_MARGIN_S = 1e-3
-"""How long before its end a credential is looked at again: two clocks do not agree to the last."""
-
 
 class _RoleWanted(NamedTuple):
     """A decision takes the role in *organization*, which only the store knows."""
@@ -85,10 +82,6 @@ class Verifier(ABC, Generic[R]):
         """
 
     @abstractmethod
-    def _ends_at(self, record: R) -> float:
-        """Return the Unix seconds at which the credential expires."""
-
-    @abstractmethod
     def _conclude(
         self,
         record: R,
@@ -113,8 +106,6 @@ class Verifier(ABC, Generic[R]):
         if isinstance(answer, Identity):
             member = self._member(entry.record)
             if member is None or member.complete:
-                left_s = self._ends_at(entry.record) - self._clock.time() - _MARGIN_S
-                entry.settled_until = min(entry.settled_until, now + left_s)
                 entry.admitted[demand] = answer
                 presented.admission = Admission(demand, entry, answer)
         return answer
@@ -132,7 +123,7 @@ class Verifier(ABC, Generic[R]):
         if throttled is not None:
             return throttled
         try:
-            found = self._cache.find(key, question, now)
+            found = self._cache.find(key, question, now, presented.address)
         except StoreUnavailable:
             return STORE_UNAVAILABLE
         if found is UNKNOWN:
@@ -168,7 +159,7 @@ class Verifier(ABC, Generic[R]):
         member = self._member(record)
         if organization is None or member is None:
             return self._admit(entry, organization, "", demand, presented)
-        role = self._memberships.role(member, organization, now)
+        role = self._memberships.role(member, organization, now, presented.address)
         if isinstance(role, Load):
             return _RoleWanted(role, organization)
         return self._admit(entry, organization, role, demand, presented)

@@ -39,6 +39,13 @@ class FailureLimiter:
         retry_after_s = self.retry_after_s(address)
         return too_many_failures(retry_after_s) if retry_after_s else None
 
+    def has_failed(self, address: str) -> bool:
+        """Return whether a bad credential came from *address* in the window that is open."""
+        window = self._windows.get(_network(address))
+        if window is None:
+            return False
+        return window.seconds_left(self._clock.monotonic(), self._window_s) > 0
+
     def retry_after_s(self, address: str) -> int:
         """Return in how many whole seconds *address* may try again; 0 for at once."""
         window = self._windows.get(_network(address))

@@ -10,7 +10,7 @@ import pytest
 
 from sidecar import errors
 from sidecar.auth.pending import Pending
-from sidecar.auth.queries import IN_FLIGHT, WAITING, Load
+from sidecar.auth.queries import IN_FLIGHT, WAITING_FROM_ONE, Load
 from sidecar.identity import Identity
 from tests.auth.scene import ACCOUNT, KEY, Scene, settled, turns, with_key, with_session
 from tests.memory_store import MemoryStore
@@ -45,7 +45,7 @@ async def test_a_bounded_number_of_queries_is_in_flight(held: Scene) -> None:
 
 
 async def test_a_bounded_number_waits_and_the_next_is_503_at_once(held: Scene) -> None:
-    room = IN_FLIGHT + WAITING
+    room = IN_FLIGHT + WAITING_FROM_ONE
     answers = [held.look(with_key(f"key-{number}")) for number in range(room)]
     assert all(isinstance(answer, Pending) for answer in answers)
     assert held.from_memory(with_key("one-more")) is errors.STORE_UNAVAILABLE
@@ -60,7 +60,7 @@ async def test_a_role_that_there_is_no_room_to_ask_for_is_503(scene: Scene) -> N
     scene.put_session(account=replace(ACCOUNT, complete=False))
     await scene.admit(with_session())
     scene.store.gate = asyncio.get_running_loop().create_future()
-    for number in range(IN_FLIGHT + WAITING):
+    for number in range(IN_FLIGHT + WAITING_FROM_ONE):
         scene.look(with_key(f"key-{number}"))
     presented = with_session(organizations=[b"initech"])
     assert scene.from_memory(presented) is errors.STORE_UNAVAILABLE
@@ -88,7 +88,7 @@ async def test_a_known_credential_goes_before_all_strangers(scene: Scene) -> Non
     await scene.admit(with_key(KEY))
     scene.store.gate = asyncio.get_running_loop().create_future()
     order: list[str] = []
-    for number in range(IN_FLIGHT + WAITING):
+    for number in range(IN_FLIGHT + WAITING_FROM_ONE):
         pending = scene.look(with_key(f"stranger-{number}"))
         assert isinstance(pending, Pending)
         if number >= IN_FLIGHT:
@@ -99,7 +99,7 @@ async def test_a_known_credential_goes_before_all_strangers(scene: Scene) -> Non
     assert isinstance(pending, Pending), "strangers used up the room of a credential that is known"
     pending.then(noting(order, "known"))
     release(scene)
-    while len(order) <= WAITING:
+    while len(order) <= WAITING_FROM_ONE:
         await turns()
     # Among the first that the store had time for, and not after the strangers that came before.
     assert order.index("known") <= IN_FLIGHT

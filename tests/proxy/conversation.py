@@ -195,7 +195,7 @@ class Conversation:
             negative_s=10.0,
             stale_s=300.0,
             clock=self.clock,
-            throttle=self.failures.refusal,
+            neighbours=self.failures,
         )
         self.limiter = LocalLimiter("row", 1000, 3600.0, self.clock, 100)
         self.plane = Plane(
