@@ -60,6 +60,8 @@ class Authenticator:
         clock: Clock,
         neighbours: Neighbours | None = None,
     ) -> None:
+        self.fresh_s = fresh_s
+        """How soon a change in the store is noticed, in seconds."""
         self._store = store
         self._background = Background()
         self._queries = queries = Queries(

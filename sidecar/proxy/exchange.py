@@ -35,6 +35,8 @@ from sidecar.proxy.bodies import (
     last_chunk,
 )
 from sidecar.proxy.fields import Kind, is_hop_by_hop
+from sidecar.proxy.open_streams import REASON as CREDENTIAL_REVOKED
+from sidecar.proxy.open_streams import OpenStream, is_event_stream
 from sidecar.proxy.splice import SPLICE_BYTES, Splice
 from sidecar.proxy.transfer import Download, Upload
 
@@ -138,6 +140,7 @@ class Exchange:
     _wants_websocket = False
     _is_tunnel = False
     _transfer: Transfer | None = None
+    _stream: OpenStream | None = None
     _persist = True
     _origin = b""
     _client_address: str | None = None
@@ -490,6 +493,7 @@ class Exchange:
         )
         self.flush()
         self._body = UntilCloseReader()
+        self._watch_credential(has_events=False)
         if not self._upstream_full:
             self._client.resume_reading()
         self._client.read_on()
@@ -512,6 +516,8 @@ class Exchange:
     def on_response(self, head: ResponseHead, *, length_known: bool) -> None:
         """Pass on the head, framed for this client."""
         self._status = head.status
+        if is_event_stream(head.fields):
+            self._watch_credential(has_events=True, has_length=length_known)
         framing = b""
         if not length_known:
             if self._head.version == "1.1":
@@ -534,6 +540,16 @@ class Exchange:
 
     def on_response_body(self, payload: bytes) -> None:
         """Pass on a piece of the body."""
+        stream = self._stream
+        if stream is not None:
+            if stream.cut_at is not None:
+                payload = stream.until_event_end(payload)
+                if not payload:
+                    return
+            elif len(payload) > 3:
+                stream.tail = payload[-4:]
+            else:
+                stream.tail = (stream.tail + payload)[-4:]
         self.bytes_out += len(payload)
         if self._chunks_out:
             payload = b"%x\r\n%b\r\n" % (len(payload), payload)
@@ -544,6 +560,8 @@ class Exchange:
         if self._chunks_out:
             kept = [field for field in trailers if not is_hop_by_hop(field[0])]
             self._out.append(last_chunk(kept))
+        if self._stream is not None:
+            self._forget_stream(self._stream)
         self._finish(b"".join(self._out))
 
     def _finish(self, raw: bytes) -> None:
@@ -602,6 +620,8 @@ class Exchange:
             self._client.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
             self._touch()
+            if self._stream is not None and self._stream.is_over:
+                self.end_stream()
 
     def on_upstream_full(self) -> None:
         """Slow down the client: the upstream reads slowly."""
@@ -705,6 +725,8 @@ class Exchange:
         self._state = _DONE
         self._plane.requests -= 1
         self._reason = reason
+        if self._stream is not None:
+            self._forget_stream(self._stream)
         if self._transfer is not None:
             self._stop_transfer(self._transfer)
         if self._connection is not None:
@@ -720,6 +742,47 @@ class Exchange:
             self._give_back(self._decision)
         if self._plane.log is not None:
             self._plane.log.write(self._entry())
+
+    # What outlasts the look at its credential
+
+    def _watch_credential(self, *, has_events: bool, has_length: bool = False) -> None:
+        """Have the response end when the credential is no longer good."""
+        route, identity, presented = self._route, self._identity, self._head.presented
+        if route is not None and identity is not None and presented is not None:
+            self._stream = OpenStream(
+                *(self, route.demand, presented, identity),
+                has_events=has_events,
+                has_length=has_length,
+            )
+            self._plane.streams.add(self._stream)
+
+    def _forget_stream(self, stream: OpenStream) -> None:
+        self._stream = None
+        self._plane.streams.discard(stream)
+        if stream.is_over:
+            self._reason = CREDENTIAL_REVOKED
+
+    def end_stream(self) -> None:
+        """End the response between two events; a tunnel, which has none, where it is."""
+        stream = self._stream
+        if stream is None or not stream.is_between_events:
+            return
+        if self._is_tunnel or stream.has_length:
+            self.cut_stream()
+            return
+        if self._chunks_out:
+            self._client.write(last_chunk([]))
+        self._persist = False
+        self._end(CREDENTIAL_REVOKED)
+        self._client.on_exchange_done(persist=False)
+
+    def cut_stream(self) -> None:
+        """End the response where it is."""
+        if self._is_tunnel:
+            self._end(CREDENTIAL_REVOKED)
+            self._client.abort(reset=False)
+        else:
+            self._break(CREDENTIAL_REVOKED)
 
     def _stop_transfer(self, transfer: Transfer) -> None:
         self._transfer = None

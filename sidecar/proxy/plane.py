@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.observe.alarms import Alarms
+from sidecar.proxy.open_streams import OpenStreams
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -102,6 +103,8 @@ class Plane:
     """How many of the connections are there only to be told that there is no room."""
     max_turned_away: int = TURNED_AWAY
     alarms: Alarms = field(init=False)
+    streams: OpenStreams = field(init=False)
+    """Responses that outlast the look at their credential."""
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the last connection goes."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -110,6 +113,7 @@ class Plane:
 
     def __post_init__(self) -> None:
         self.alarms = Alarms(_logger, self.clock)
+        self.streams = OpenStreams(self.authenticator, self.clock)
 
     def new_request_id(self) -> bytes:
         """Return an id that no other request has: unique, and not meant to be unguessable."""
@@ -131,6 +135,7 @@ class Plane:
         now = self.clock.monotonic()
         for connection in [c for c in self.connections if c.deadline <= now]:
             connection.on_deadline()
+        self.streams.sweep(now)
         if len(self.connections) - self.turned_away >= self.max_connections:
             given_up = self.give_up_idle()
             self.alarms.warn(

@@ -347,6 +347,7 @@ class Conversation:
         await self.settle()
         assert not self.plane.connections
         assert self.plane.requests == 0
+        assert len(self.plane.streams) == 0
         # Nothing but the tests looks at these, and only here.
         assert not self.plane._tasks  # noqa: SLF001
         still_open = [end for end in self.network.upstreams if end.is_open]
