@@ -30,6 +30,8 @@ class MemoryStore:
         self.broken: Exception | None = None
         """Raised instead of an answer, for a store with a bug."""
         self.queries = 0
+        self.asked: list[object] = []
+        """What was asked for, in order: digests of keys, tokens, users with organizations."""
         self.rereads = 0
         """Records that were read again."""
         self.on_look: Callable[[Look], None] | None = None
@@ -75,12 +77,15 @@ class MemoryStore:
         return False
 
     async def find_key(self, digest: bytes) -> KeyRecord | None:
+        self.asked.append(digest)
         return await self._answer(self._keys.get(digest))
 
     async def find_session(self, token: str) -> SessionRecord | None:
+        self.asked.append(token)
         return await self._answer(self._sessions.get(token))
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
+        self.asked.append((user_id, organization_id))
         return await self._answer(self._roles.get((user_id, organization_id)))
 
     async def reread_keys(self, seen: Sequence[KeyRecord]) -> Sequence[KeyRecord | None]:

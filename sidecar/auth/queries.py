@@ -222,7 +222,6 @@ class Queries:
     async def _work(self, load: Load[Any] | None) -> None:
         try:
             while load is not None:
-                self._suspects_running += load.is_suspect
                 try:
                     await self._run(load)
                 finally:
@@ -240,6 +239,7 @@ class Queries:
         if self._new:
             return self._pop_new()
         if self._suspects and self._suspects_running < SUSPECTS_IN_FLIGHT:
+            self._suspects_running += 1
             return self._suspects.popleft()
         return None
 

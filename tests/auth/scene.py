@@ -15,6 +15,7 @@ from sidecar.auth.credentials import Presented
 from sidecar.auth.pending import Pending
 from sidecar.errors import Refusal
 from sidecar.identity import Demand, Identity, Quota
+from sidecar.limits.failures import FailureLimiter
 from sidecar.store.base import Account, KeyRecord, SessionRecord
 from tests.clock import ManualClock
 from tests.memory_store import MemoryStore
@@ -68,9 +69,11 @@ class Scene:
         cookie_name: str | None = None,
         entries: int = 1000,
         negative_s: float = 10.0,
+        failures: int = 60,
     ) -> None:
         """Fresh for 1 s, stale for 300 s."""
         self.clock = ManualClock()
+        self.failures = FailureLimiter(failures, 60.0, self.clock)
         self.store = MemoryStore()
         self.authenticator = Authenticator(
             self.store,
@@ -83,6 +86,7 @@ class Scene:
             negative_s=negative_s,
             stale_s=300.0,
             clock=self.clock,
+            neighbours=self.failures,
         )
 
     def put_key(self, **changes: Any) -> None:
