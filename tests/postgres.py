@@ -236,7 +236,9 @@ class PostgresDatabase(BetterAuthDatabase):
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         parts = sql.split("?")
         values = [*map(_literal, parameters), ""]
-        self._altered |= sql.startswith(("ALTER", "DROP", "CREATE VIEW", "CREATE TRIGGER"))
+        self._altered |= sql.startswith(
+            ("ALTER", "DROP", "CREATE VIEW", "CREATE TRIGGER", "CREATE INDEX CONCURRENTLY")
+        )
         whole = "".join(part + value for part, value in zip(parts, values, strict=True))
         return self._server.execute(whole)
 

@@ -45,6 +45,13 @@ class Dialect(Protocol):
         """Return the condition that *column* equals *value*, by the column's index."""
         ...
 
+    def page(self, rows: int) -> str:
+        """Return what ends a statement that gives *rows* rows behind as many as the parameter says.
+
+        There is no other parameter.
+        """
+        ...
+
 
 class SQLiteDialect:
     """SQLite: any column holds anything."""
@@ -60,6 +67,9 @@ class SQLiteDialect:
 
     def same(self, column: str, kind: str | None, value: str, value_kind: str | None) -> str:
         return f"{column} = {value}"
+
+    def page(self, rows: int) -> str:
+        return f"LIMIT {rows} OFFSET ?"
 
 
 class PostgresDialect:
@@ -100,6 +110,9 @@ class PostgresDialect:
         # What the column cannot hold must not be cast, which would fail: it equals nothing.
         fits = f"{text} ~ '^{_CANONICAL[family]}$'"
         return f"{column} = CASE WHEN {fits} THEN {_cast(text, family)} END"
+
+    def page(self, rows: int) -> str:
+        return f"LIMIT {rows} OFFSET CAST(CAST($1 AS text) AS bigint)"
 
 
 def can_hold(kinds: Sequence[str | None], values: Sequence[str]) -> bool:

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 from sidecar.clock import Clock, SystemClock
 from sidecar.settings import PostgresURL
 from sidecar.store.base import DriverMissing, Store
+from sidecar.store.rows import NOTHING
 from sidecar.store.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar import settings as config
+    from sidecar.store.layout import Layout
+    from sidecar.store.rows import Compose, Row, Secret
 
 
 class Database(Store, Protocol):
@@ -23,9 +28,23 @@ class Database(Store, Protocol):
         """
         ...
 
+    async def consult(
+        self, compose: Compose, parameters: Secret = NOTHING
+    ) -> tuple[Layout, Sequence[Row]]:
+        """Return the rows of a statement that is composed for the database, and its layout.
 
-def make_store(settings: config.Store, clock: Clock | None = None) -> Database:
-    """Return the store at `store.url`, not open yet. Raises DriverMissing."""
+        For looks at the database as a whole, while it is open. Raises StoreUnavailable.
+        """
+        ...
+
+
+def make_store(
+    settings: config.Store, clock: Clock | None = None, *, create_tables: bool = True
+) -> Database:
+    """Return the store at `store.url`, not open yet. Raises DriverMissing.
+
+    *create_tables*: whether `open` gives an empty SQLite file the tables of Better Auth.
+    """
     url, names = settings.url, settings.names
     fresh_s, monotonic = settings.cache.fresh, (clock or SystemClock()).monotonic
     if not isinstance(url, PostgresURL):
@@ -35,6 +54,7 @@ def make_store(settings: config.Store, clock: Clock | None = None) -> Database:
             names=names,
             fresh_s=fresh_s,
             monotonic=monotonic,
+            create_tables_if_empty=create_tables,
         )
     try:
         from sidecar.store.postgres import PostgresStore  # noqa: PLC0415  # an extra

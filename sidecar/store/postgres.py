@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
-    from sidecar.store.rows import Decode, Kind, Question
+    from sidecar.store.rows import Compose, Decode, Kind, Question
 
 _T = TypeVar("_T")
 
@@ -152,6 +152,11 @@ class PostgresStore(RowStore[_Database]):
 
     async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
         return await reread(self.ask, kind, seen, decode)
+
+    async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, list[Row]]:
+        database = await self._current()
+        statement = compose(database.layout, PostgresDialect())
+        return database.layout, await database.connections.fetch(statement, parameters)
 
     async def _current(self) -> _Database:
         """Return the database as it was found, looked at anew where it has changed."""

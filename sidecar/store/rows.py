@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from sidecar.store.base import KeyRecord, SessionRecord
+    from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.watching import OnLook, Watcher
 
     Row = Sequence[object]
+    Compose = Callable[[Layout, Dialect], str]
 
 Kind = Literal["key", "session"]
 Question = str
@@ -33,6 +35,10 @@ class Secret(tuple[Any, ...]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} hidden>"
+
+
+NOTHING = Secret()
+"""No parameters."""
 
 
 class Database(Protocol):
@@ -84,6 +90,10 @@ class RowStore(ABC, Generic[D]):
         """Return what watches the database; it is used by one task."""
 
     @abstractmethod
+    async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
+        """Return the rows of the statement that *compose* gives, and the layout it was given."""
+
+    @abstractmethod
     async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
         """Return what *work* gives within the timeout; every foreign exception becomes ours."""
 
@@ -114,6 +124,18 @@ class RowStore(ABC, Generic[D]):
         """
         try:
             return await self._bounded(self._answer(question, parameters))
+        except LayoutError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def consult(
+        self, compose: Compose, parameters: Secret = NOTHING
+    ) -> tuple[Layout, Sequence[Row]]:
+        """Return the rows of a statement that is composed for the database, and its layout.
+
+        For looks at the database as a whole. Raises StoreUnavailable.
+        """
+        try:
+            return await self._bounded(self._consult(compose, parameters))
         except LayoutError as error:
             raise StoreUnavailable(str(error)) from error
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
     from sidecar.store.readers import Row
-    from sidecar.store.rows import Decode, Kind, Question
+    from sidecar.store.rows import Compose, Decode, Kind, Question
 
 _T = TypeVar("_T")
 
@@ -124,6 +124,11 @@ class SQLiteStore(RowStore[_Database]):
 
     async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
         return await Rereading(self.ask, kind, decode).read(seen)
+
+    async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, list[Row]]:
+        database = await self._current(create=False)
+        statement = compose(database.layout, SQLiteDialect())
+        return database.layout, await database.readers.fetch(statement, parameters)
 
     async def _current(self, *, create: bool) -> _Database:
         """Return the database that is at the path now, connected to anew where it is another."""

@@ -55,7 +55,7 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
 
 
 def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> str:
-    key = _columns(layout, "apikey", "a")
+    key = columns_of(layout, "apikey", "a")
 
     def read(name: str) -> str:
         reader = dialect.document if name in DOCUMENTS else dialect.plain
@@ -74,7 +74,7 @@ def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> 
     owner_type = layout.type_of("apikey", layout.key_owner)
     owning, join = "NULL", ""
     if layout.owner_may_be_organization:
-        found = _columns(layout, "organization", "o")("id")
+        found = columns_of(layout, "organization", "o")("id")
         kind = layout.type_of("organization", "id")
         same = dialect.same(found, kind, "x.owner", owner_type)
         owning = dialect.plain(found, kind)
@@ -84,7 +84,7 @@ def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> 
 
 
 def _find_session(layout: Layout, stamp: str, dialect: Dialect, by: str = "token") -> str:
-    session = _columns(layout, "session", "s")
+    session = columns_of(layout, "session", "s")
     fields = [
         dialect.plain(session(name), layout.type_of("session", name)) for name in SESSION_FIELDS
     ]
@@ -113,8 +113,8 @@ class _Owned:
 
 def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -> str:
     """Return the statement for an owned row, its owner and the owner's memberships."""
-    user = _columns(layout, "user", "u")
-    member = _columns(layout, "member", "m")
+    user = columns_of(layout, "user", "u")
+    member = columns_of(layout, "member", "m")
 
     def read(table: str, name: str, column: str) -> str:
         return dialect.plain(column, layout.type_of(table, name))
@@ -136,14 +136,14 @@ def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -
         *("LEFT JOIN", layout.table("member"), "AS m ON", is_member),
         # 1.2 leaves members behind when it deletes their organization.
         *("AND EXISTS (SELECT 1 FROM", layout.table("organization"), "AS g"),
-        *("WHERE", _of_organization(layout, dialect), ")"),
+        *("WHERE", of_organization(layout, dialect), ")"),
         *("ORDER BY", member("organizationId"), ",", member("createdAt"), ",", member("id")),
         *("LIMIT", str(MEMBERSHIPS_READ + 1)),
     )
 
 
 def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:
-    member = _columns(layout, "member", "m")
+    member = columns_of(layout, "member", "m")
     types = layout.types.get("member", {})
     fields = [
         dialect.plain(member(name), types.get(name))
@@ -152,7 +152,7 @@ def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:
     return sql(
         *("SELECT", ", ".join((*fields, stamp)), "FROM", layout.table("member"), "AS m"),
         *("JOIN", layout.table("organization"), "AS g"),
-        *("ON", _of_organization(layout, dialect)),
+        *("ON", of_organization(layout, dialect)),
         *("WHERE", dialect.asked(member("userId"), types.get("userId"), 1), "AND"),
         dialect.asked(member("organizationId"), types.get("organizationId"), 2),
         *("ORDER BY", member("createdAt"), ",", member("id")),
@@ -160,12 +160,12 @@ def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:
     )
 
 
-def _of_organization(layout: Layout, dialect: Dialect) -> str:
+def of_organization(layout: Layout, dialect: Dialect) -> str:
     """Return the condition that organization `g` is the one of membership `m`."""
     return dialect.same(
-        _columns(layout, "organization", "g")("id"),
+        columns_of(layout, "organization", "g")("id"),
         layout.type_of("organization", "id"),
-        _columns(layout, "member", "m")("organizationId"),
+        columns_of(layout, "member", "m")("organizationId"),
         layout.type_of("member", "organizationId"),
     )
 
@@ -174,7 +174,7 @@ def _sample_dates(layout: Layout) -> str:
     places = (("apikey", "createdAt"), ("member", "createdAt"), ("session", "expiresAt"))
     samples = (
         sql(
-            *("(SELECT CAST(", _columns(layout, table, "t")(name), "AS text)"),
+            *("(SELECT CAST(", columns_of(layout, table, "t")(name), "AS text)"),
             *("FROM", layout.table(table), "AS t LIMIT 1)"),
         )
         for table, name in places
@@ -182,7 +182,7 @@ def _sample_dates(layout: Layout) -> str:
     return sql("SELECT COALESCE(", ", ".join(samples), ")")
 
 
-def _columns(layout: Layout, table: str, alias: str) -> Callable[[str], str]:
+def columns_of(layout: Layout, table: str, alias: str) -> Callable[[str], str]:
     """Return what gives a column of *table*, which stands in the statement as *alias*."""
 
     def column(name: str) -> str:
