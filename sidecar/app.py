@@ -42,11 +42,13 @@ from sidecar.store.making import make_store
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sidecar import settings as config
     from sidecar.proxy.discovery import Resolver
     from sidecar.store.base import Store
+
+    MakeOrigin = Callable[[config.UpstreamURL | UnixURL, config.UpstreamTLS], Origin]
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
@@ -89,8 +91,8 @@ class Sidecar:
         self._opener: asyncio.Task[None] | None = None
         failed = settings.limits.failures
         failures = FailureLimiter(failed.requests, failed.window, self._clock)
-        self._authenticator = _authenticator(settings, self._store, failures, self._clock)
-        self._plane = _plane(
+        self._authenticator = make_authenticator(settings, self._store, failures, self._clock)
+        self._plane = make_plane(
             settings,
             self._authenticator,
             failures,
@@ -180,9 +182,8 @@ class Sidecar:
 
     def _provide_descriptors(self) -> None:
         """Have as many descriptors as may be needed, or serve fewer clients than configured."""
-        connections, upstreams = self._settings.listen.max_connections, self._settings.upstreams
-        # A client waits for one answer at a time.
-        to_upstreams = sum(min(up.max_connections, connections) for up in upstreams.values())
+        connections = self._settings.listen.max_connections
+        to_upstreams = connections_to_upstreams(self._settings)
         needed = descriptors.needed(connections, to_upstreams)
         limit = descriptors.raise_limit(needed)
         allotment = descriptors.allot(limit, connections, to_upstreams)
@@ -258,6 +259,12 @@ async def _serve(settings: config.Settings) -> None:
     await sidecar.stop()
 
 
+def connections_to_upstreams(settings: config.Settings) -> int:
+    """Return how many there are at most: a client waits for one answer at a time."""
+    clients = settings.listen.max_connections
+    return sum(min(upstream.max_connections, clients) for upstream in settings.upstreams.values())
+
+
 def settle_memory() -> None:
     """Spare the garbage collector what stays for good, and most of its rounds.
 
@@ -290,9 +297,10 @@ def _store(settings: config.Settings, clock: Clock) -> Store:
         raise StartError(f"store: {error}", is_mistake=True) from error
 
 
-def _authenticator(
+def make_authenticator(
     settings: config.Settings, store: Store, failures: FailureLimiter, clock: Clock
 ) -> Authenticator:
+    """Return who decides on credentials, by what *store* says."""
     session, cache = settings.session, settings.store.cache
     return Authenticator(
         store,
@@ -309,7 +317,7 @@ def _authenticator(
     )
 
 
-def _plane(
+def make_plane(
     settings: config.Settings,
     authenticator: Authenticator,
     failures: FailureLimiter,
@@ -317,12 +325,14 @@ def _plane(
     *,
     clock: Clock,
     resolver: Resolver,
+    origin: MakeOrigin | None = None,
 ) -> Plane:
+    """Return what requests pass through; *origin* makes how each URL is connected to.
+
+    Raises StartError.
+    """
     listen, limits = settings.listen, settings.limits
-    token = settings.identity.internal_token
-    internal_lines = (
-        b"" if token is None else b"x-internal-token: %b\r\n" % token.get_secret_value().encode()
-    )
+    internal_lines = make_internal_lines(settings)
     cookies = SessionCookies(settings.session.cookie_prefix, settings.session.cookie_name)
     return Plane(
         routes=RouteTable(_route(route, listen.limits.body) for route in settings.routes),
@@ -336,7 +346,11 @@ def _plane(
         ),
         failures=failures,
         clusters={
-            name: _cluster(name, upstream, internal_lines, clock, resolver)
+            name: _cluster(
+                *(name, upstream, internal_lines, clock),
+                resolver=resolver,
+                origin=origin or make_origin,
+            )
             for name, upstream in settings.upstreams.items()
         },
         fields=RequestFields(settings.api_key.header, cookies.strip),
@@ -352,6 +366,21 @@ def _plane(
         log=log,
         clock=clock,
     )
+
+
+def make_internal_lines(settings: config.Settings) -> bytes:
+    """Return the field lines that go with everything that is forwarded."""
+    token = settings.identity.internal_token
+    if token is None:
+        return b""
+    return b"x-internal-token: %b\r\n" % token.get_secret_value().encode()
+
+
+def make_check(health: config.Health, internal_lines: bytes) -> Check | None:
+    """Return what servers are asked, if they are."""
+    if health.path is None:
+        return None
+    return Check(health.path.encode(), internal_lines, health.interval, health.timeout)
 
 
 def _certificate(settings: config.Settings, clock: Clock) -> Certificate | None:
@@ -395,11 +424,13 @@ def _cluster(
     upstream: config.Upstream,
     internal_lines: bytes,
     clock: Clock,
+    *,
     resolver: Resolver,
+    origin: MakeOrigin,
 ) -> Cluster:
     health = upstream.health
     try:
-        origins = [_origin(url, upstream.tls) for url in upstream.urls]
+        origins = [origin(url, upstream.tls) for url in upstream.urls]
     except CertificateError as error:
         # Checked with the configuration; it has changed since.
         raise StartError(f"upstreams.{name}.tls.{error}", is_mistake=True) from error
@@ -413,15 +444,14 @@ def _cluster(
         max_pending=upstream.max_pending,
         queue_timeout_s=upstream.queue_timeout,
         keeps_host=upstream.host == "client",
-        check=None
-        if health.path is None
-        else Check(health.path.encode(), internal_lines, health.interval, health.timeout),
+        check=make_check(health, internal_lines),
         resolver=resolver,
         clock=clock,
     )
 
 
-def _origin(url: config.UpstreamURL | UnixURL, tls: config.UpstreamTLS) -> Origin:
+def make_origin(url: config.UpstreamURL | UnixURL, tls: config.UpstreamTLS) -> Origin:
+    """Return how the servers at *url* are connected to. Raises CertificateError."""
     authority = url.authority.encode()
     if isinstance(url, UnixURL):
         return Origin(str(url), authority, url.path)

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 a mistake of the operator's (configuration, arguments), 2 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +20,21 @@ import uvloop
 
 from sidecar import __version__
 from sidecar.app import Sidecar, StartError, key_pair, serve
+from sidecar.clock import SystemClock
 from sidecar.demo import server as demonstration
 from sidecar.demo.workspace import DirectoryUnusable
+from sidecar.doctor.examination import examine
+from sidecar.doctor.explanation import explain as explain_request
+from sidecar.doctor.requests import FILE_BYTES, RequestError, read_fields, read_file, render
+from sidecar.doctor.telling import (
+    explanation_as_json,
+    explanation_as_text,
+    outcome_as_json,
+    outcome_as_text,
+)
+from sidecar.doctor.trial import Undecided
 from sidecar.observe import app_log
+from sidecar.proxy.discovery import SystemResolver
 from sidecar.settings import Problem, SettingsError, UpstreamURL, find, load
 from sidecar.settings.key_pairs import CertificateError
 from sidecar.settings.validity import complaint
@@ -37,6 +51,8 @@ if TYPE_CHECKING:
 
 MISTAKE = 1
 FAILURE = 2
+
+_MISTAKES = (SettingsError, DirectoryUnusable, LayoutError, DriverMissing, RequestError)
 
 
 class _Commands(click.Group):
@@ -65,7 +81,7 @@ def _foreseen() -> Iterator[None]:
     """End the command with a message, not a traceback, where something foreseeable went wrong."""
     try:
         yield
-    except (SettingsError, DirectoryUnusable, StartError, StoreError) as error:
+    except (*_MISTAKES, StartError, StoreError, Undecided) as error:
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(MISTAKE if _is_mistake(error) else FAILURE) from error
 
@@ -74,7 +90,7 @@ def _is_mistake(error: Exception) -> bool:
     """Tell a mistake of the operator's, a store of another application among them, from failure."""
     if isinstance(error, StartError):
         return error.is_mistake
-    return isinstance(error, (SettingsError, DirectoryUnusable, LayoutError, DriverMissing))
+    return isinstance(error, _MISTAKES)
 
 
 _config = click.option(
@@ -152,6 +168,97 @@ def check(config: Path | None, as_json: bool) -> None:
         _show(report)
     if report.problems:
         click.get_current_context().exit(MISTAKE)
+
+
+@main.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+@click.option(
+    "--cookie",
+    metavar="VALUE",
+    help="A Cookie header of somebody who is signed in, to try; -: the first line of stdin.",
+)
+def doctor(config: Path | None, cookie: str | None, *, as_json: bool) -> None:
+    """Look for what is wrong, and say what to do.
+
+    Looks at the store, its layout, rights, indexes and clock, the secret, keys, limits, sessions,
+    upstreams, certificates and descriptors; starts nothing, changes nothing, and shows no
+    credential. Exits 1 where there is a problem; warnings are none.
+    """
+    app_log.configure("error", as_text=True)
+    with _foreseen():
+        path = find(config)
+        settings = load(path)
+        header = None if cookie is None else _cookie(cookie)
+        outcome = asyncio.run(examine(settings, SystemClock(), SystemResolver(), header))
+    tell = outcome_as_json if as_json else outcome_as_text
+    click.echo(tell(str(path), outcome))
+    if outcome.failed:
+        click.get_current_context().exit(FAILURE)
+    if any(finding.verdict == "problem" for _, finding in outcome.findings):
+        click.get_current_context().exit(MISTAKE)
+
+
+def _cookie(given: str) -> bytes:
+    """Return the value of a Cookie header; its name may stand before it."""
+    line = sys.stdin.buffer.readline(FILE_BYTES) if given == "-" else os.fsencode(given)
+    line = line.strip()
+    return line[len(b"cookie:") :].strip() if line[:7].lower() == b"cookie:" else line
+
+
+@main.command()
+@click.argument("method")
+@click.argument("path")
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="A header of the request; @FILE: those in a file, @-: on stdin, one a line.",
+)
+@click.option(
+    "--from",
+    "address",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where the request comes from.",
+)
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+def explain(
+    method: str,
+    path: str,
+    headers: tuple[str, ...],
+    *,
+    address: str,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Show how a request would be answered, step by step.
+
+    Decides as the sidecar does, by one look at the store; forwards nothing, counts nothing, writes
+    nothing, and shows no credential. Arguments can be seen in the list of processes: have keys and
+    cookies read from a file or from stdin (-H @-).
+    """
+    app_log.configure("error", as_text=True)
+    with _foreseen():
+        request = render(method, path, read_fields(headers, _content))
+        settings = load(find(config))
+        explanation = asyncio.run(explain_request(settings, request, address, SystemClock()))
+    if as_json:
+        click.echo(explanation_as_json(explanation))
+    else:
+        click.echo(explanation_as_text(explanation))
+    if explanation.complaint is not None:
+        click.echo(explanation.complaint, err=True)
+        click.get_current_context().exit(FAILURE)
+
+
+def _content(name: str) -> bytes:
+    """Return what is in a file of headers, or on stdin."""
+    return sys.stdin.buffer.read(FILE_BYTES) if name == "-" else read_file(Path(name))
 
 
 @dataclass(frozen=True, slots=True)

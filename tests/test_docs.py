@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -16,6 +17,9 @@ import pytest
 
 from sidecar import __version__, errors
 from sidecar.cli import main
+from sidecar.doctor.examination import CHECKS, Outcome
+from sidecar.doctor.explanation import Explanation
+from sidecar.doctor.telling import explanation_as_json, outcome_as_json
 from sidecar.errors import Refusal, quota_exhausted, rate_limited, too_many_failures
 from sidecar.identity import Identity
 from sidecar.observe.access_log import Entry, LineLog
@@ -291,7 +295,7 @@ def test_commands_exist_with_their_options(name: str) -> None:
             continue
         assert words[0] in main.commands, line
         known = {option for each in main.commands[words[0]].params for option in each.opts}
-        assert {word for word in words[1:] if word.startswith("-")} <= known, line
+        assert {word for word in words[1:] if word.startswith("-") and word != "-"} <= known, line
 
 
 def test_commands_are_shown_at_all() -> None:
@@ -318,6 +322,27 @@ def test_the_version_that_is_shown_is_this_one() -> None:
         for block in blocks(name, "console"):
             assert set(re.findall(r"^sidecar (\d\S+)$", block, re.MULTILINE)) <= {__version__}
     assert f"\n## [{__version__}]" in PAGES["CHANGELOG.md"]
+
+
+TROUBLESHOOTING = "docs/troubleshooting.md"
+
+
+def test_the_page_on_troubleshooting_lists_every_check() -> None:
+    listed = [cells[0].strip("`") for cells in rows(section(TROUBLESHOOTING, "What is wrong"))]
+    assert [check.name for check in CHECKS] == listed[: len(CHECKS)]
+
+
+def test_the_page_on_troubleshooting_tells_of_what_is_printed_as_json() -> None:
+    def fields(heading: str) -> list[str]:
+        listed = [cells[0] for cells in rows(section(TROUBLESHOOTING, heading))]
+        return [cell.strip("`") for cell in listed]
+
+    outcome = json.loads(outcome_as_json("", Outcome([])))
+    assert fields("What is wrong")[len(CHECKS) :] == list(outcome)
+    explanation = json.loads(explanation_as_json(Explanation([], "ok")))
+    assert set(fields("Why a request is answered so")) == set(explanation)
+    for name in explanation["forwarded"]:
+        assert f"`{name}`" in PAGES[TROUBLESHOOTING]
 
 
 # Configuration
@@ -354,7 +379,7 @@ SETTING = re.compile(
 
 @EACH_PAGE
 def test_settings_that_are_named_exist(name: str) -> None:
-    for code in CODE.findall(prose(name)):
+    for code in set(CODE.findall(prose(name))) - {check.name for check in CHECKS}:
         match = SETTING.fullmatch(code.partition(" = ")[0])
         if match is not None:
             assert is_setting(match[0].split(".")), code

@@ -75,7 +75,7 @@ class Checks:
 
     async def _run(self, server: Server, record: _Record) -> None:
         try:
-            why = await self._ask(server)
+            why = await ask(self._check, server)
         finally:
             record.is_running = False
         is_down = bool(why)
@@ -87,26 +87,27 @@ class Checks:
             record.same = 0
             self._balance.mark(server, is_down=is_down, why=why)
 
-    async def _ask(self, server: Server) -> str:
-        """Return what is wrong with *server*, if anything."""
-        check, origin = self._check, server.origin
-        connection = UpstreamConnection(Server(origin, server.address, _do_nothing))
-        answer = _Answer()
-        try:
-            async with asyncio.timeout(check.timeout_s):
-                await origin.connect(server.address, connection, check.timeout_s)
-                connection.begin(answer, to_head=False)
-                connection.write(
-                    b"GET %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: sidecar\r\n%bConnection: close"
-                    b"\r\n\r\n" % (check.target, origin.authority, check.lines)
-                )
-                return await answer.fault
-        except ConnectFailed as error:
-            return f"{error.refusal.reason}: {error}"
-        except TimeoutError:
-            return "no answer in time"
-        finally:
-            connection.abort()
+
+async def ask(check: Check, server: Server) -> str:
+    """Return what is wrong with *server*, if anything, by one check of it."""
+    origin = server.origin
+    connection = UpstreamConnection(Server(origin, server.address, _do_nothing))
+    answer = _Answer()
+    try:
+        async with asyncio.timeout(check.timeout_s):
+            await origin.connect(server.address, connection, check.timeout_s)
+            connection.begin(answer, to_head=False)
+            connection.write(
+                b"GET %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: sidecar\r\n%bConnection: close"
+                b"\r\n\r\n" % (check.target, origin.authority, check.lines)
+            )
+            return await answer.fault
+    except ConnectFailed as error:
+        return f"{error.refusal.reason}: {error}"
+    except TimeoutError:
+        return "no answer in time"
+    finally:
+        connection.abort()
 
 
 class _Answer:

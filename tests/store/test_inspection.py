@@ -118,6 +118,17 @@ async def test_only_a_server_has_a_clock_and_roles_and_only_a_file_a_journal(
 
 
 @ON_SQLITE
+async def test_dates_that_are_none_are_none(
+    database: BetterAuthDatabase, inspection: Inspection
+) -> None:
+    ada = database.add_user()
+    database.add_key(ada, createdAt="once upon a time")
+    database.add_session(ada, expiresAt="for ever")
+    assert [key.created_at for key in await inspection.keys(0)] == [None]
+    assert await inspection.expiries() == [0.0]
+
+
+@ON_SQLITE
 async def test_keys_come_in_pages_each_once(
     database: BetterAuthDatabase, inspection: Inspection
 ) -> None:
@@ -154,13 +165,16 @@ async def test_a_view_tells_nothing_of_indexes(
     assert [index.is_there for index in await inspection.indexes()] == [None, True, True, True]
 
 
-@ON_SQLITE
-async def test_a_partial_index_does_not_count(
+@pytest.mark.parametrize(
+    "backend_and_layout", [("sqlite", "1.3"), ("postgres", "1.2")], indirect=True
+)
+async def test_an_index_that_does_not_find_every_row_by_the_column_does_not_count(
     database: BetterAuthDatabase, inspection: Inspection
 ) -> None:
-    database.execute("DROP INDEX apikey_key_idx")
-    database.execute("CREATE INDEX part ON apikey (key) WHERE enabled")
-    database.execute("CREATE INDEX second ON apikey (id, key)")
+    kind = "CONCURRENTLY " if isinstance(database, PostgresDatabase) else ""
+    table = database.table("apikey")
+    database.execute(f"CREATE INDEX {kind}part ON {table} (key) WHERE enabled IS NOT NULL")
+    database.execute(f"CREATE INDEX {kind}second ON {table} (id, key)")
     assert (await inspection.indexes())[0].is_there is False
 
 

@@ -1,0 +1,1 @@
+"""What is looked at: a file for each thing, each with functions from a patient to findings."""
