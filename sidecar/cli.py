@@ -35,11 +35,13 @@ from sidecar.doctor.telling import (
 from sidecar.doctor.trial import Undecided
 from sidecar.observe import app_log
 from sidecar.proxy.discovery import SystemResolver
-from sidecar.settings import Problem, SettingsError, UpstreamURL, find, load
+from sidecar.settings import Problem, SettingsError, UpstreamURL, find, load, read_store_url
 from sidecar.settings.key_pairs import CertificateError
 from sidecar.settings.validity import complaint
 from sidecar.store.base import DriverMissing, LayoutError, StoreError
 from sidecar.store.making import make_store
+from sidecar.store.making import migrate as migrate_store
+from sidecar.store.migration import RightsMissing
 from sidecar.workers.cores import usable as usable_cores
 from sidecar.workers.serve import serve as serve_by_workers
 
@@ -48,11 +50,16 @@ if TYPE_CHECKING:
 
     from sidecar.settings import ListenTLS, Route, Settings, Upstream
     from sidecar.settings.validity import Validity
+    from sidecar.store.migration import Migration
+    from sidecar.store.notification import Notification
 
 MISTAKE = 1
 FAILURE = 2
 
-_MISTAKES = (SettingsError, DirectoryUnusable, LayoutError, DriverMissing, RequestError)
+_MISTAKES = (
+    *(SettingsError, DirectoryUnusable, RequestError),
+    *(LayoutError, DriverMissing, RightsMissing),
+)
 
 
 class _Commands(click.Group):
@@ -150,6 +157,53 @@ def demo(port: int, directory: Path | None) -> None:
     app_log.configure("info", as_text=True)
     with _foreseen():
         uvloop.run(demonstration.run(directory, port, Sidecar, click.echo))
+
+
+@main.command()
+@_config
+@click.option(
+    "--url",
+    metavar="URL",
+    help="The store by another role, such as the tables' owner; with a password as env:NAME or"
+    " file:PATH. Else store.url.",
+)
+@click.option("--remove", is_flag=True, help="Take change notification away again.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, and print the SQL.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+def migrate(
+    config: Path | None, url: str | None, *, remove: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Create what the store lacks.
+
+    In Better Auth's own database that is change notification alone: triggers by which the sidecar
+    is told what changed, instead of looking for it. No table or column of Better Auth's is touched.
+    An empty database gets Better Auth's tables, too. May be run again, and while a sidecar serves,
+    which notices.
+    """
+    with _foreseen():
+        settings = load(find(config)).store
+        other = None if url is None else read_store_url(url, "--url")
+        done = asyncio.run(migrate_store(settings, other, remove=remove, dry_run=dry_run))
+    place = other or settings.url
+    if as_json:
+        document = _migration_as_json(str(place), done, dry_run=dry_run)
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    elif dry_run and done.script:
+        click.echo(done.script, nl=False)
+    click.echo(f"{place}: {done.describe(removes=remove, done=not dry_run)}", err=True)
+    if done.hint:
+        click.echo(done.hint, err=True)
+
+
+def _migration_as_json(place: str, done: Migration, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "store": place,
+        "dry_run": dry_run,
+        "tables": "created" if done.creates_tables else "unchanged",
+        "notification": done.notification,
+        "statements": done.statements,
+        "hint": done.hint or None,
+    }
 
 
 @main.command()
@@ -271,6 +325,8 @@ class _Report:
     """None where they are not valid."""
     store: str | None = None
     """Which Better Auth wrote the store, where it could be told."""
+    notification: Notification | None = None
+    """How changes in the store are noticed, where it could be told."""
     validity: Validity | None = None
     """Of the certificate, where there is one that can be used."""
     warnings: tuple[Problem, ...] = ()
@@ -285,14 +341,16 @@ def _report_on(config: Path | None) -> _Report:
         return _Report(error.source, error.problems)
     problems: list[Problem] = []
     warnings: list[Problem] = []
-    validity = found = None
+    validity = found = notification = None
     if settings.listen.tls is not None:
         validity = _look_at_certificate(settings.listen.tls, problems, warnings)
     try:
-        found = asyncio.run(_look_into(settings))
+        found, notification = asyncio.run(_look_into(settings))
     except StoreError as error:
         problems.append(Problem("store.url", str(error)))
-    return _Report(str(path), tuple(problems), settings, found, validity, tuple(warnings))
+    return _Report(
+        *(str(path), tuple(problems), settings, found, notification, validity, tuple(warnings))
+    )
 
 
 def _look_at_certificate(
@@ -311,10 +369,10 @@ def _look_at_certificate(
     return validity
 
 
-async def _look_into(settings: Settings) -> str:
+async def _look_into(settings: Settings) -> tuple[str, Notification]:
     store = make_store(settings.store)
     try:
-        return await store.inspect()
+        return await store.inspect(), await store.notification()
     finally:
         await store.close()
 
@@ -327,7 +385,12 @@ def _as_json(report: _Report) -> dict[str, object]:
         "problems": report.problems,
         "warnings": report.warnings,
         "tls": _tls_as_json(report),
-        "store": settings and {"url": str(settings.store.url), "found": report.store},
+        "store": settings
+        and {
+            "url": str(settings.store.url),
+            "found": report.store,
+            "notification": report.notification and report.notification.state,
+        },
         "upstreams": {
             name: _upstream_as_json(upstream) for name, upstream in settings.upstreams.items()
         }
@@ -388,6 +451,9 @@ def _show(report: _Report) -> None:
             until = f"until {report.validity.ends:%Y-%m-%d}" if report.validity else "not usable"
             click.echo(f"tls     {tls.cert_file}: {until}")
         click.echo(f"store   {settings.store.url}: {report.store or 'not usable'}")
+        if report.notification:
+            fresh_s = settings.store.cache.fresh
+            click.echo(f"changes {report.notification.describe(fresh_s)}")
         upstreams = (_upstream_cells(name, each) for name, each in settings.upstreams.items())
         routes = (_route_cells(settings, route) for route in settings.routes)
         for table in ([_UPSTREAMS, *upstreams], [_ROUTES, *routes]):

@@ -96,7 +96,7 @@ def test_the_version_is_printed() -> None:
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("run", "check", "demo"):
+    for command in ("run", "check", "migrate", "demo"):
         assert f"\n  {command} " in result.stdout
 
 
@@ -123,7 +123,7 @@ def test_a_mistake_in_the_arguments_exits_1_and_is_told_on_stderr(
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "migrate"])
 def test_every_mistake_in_the_configuration_is_told_at_once(tmp_path: Path, command: str) -> None:
     path = tmp_path / "sidecar.toml"
     path.write_text('[upstreams.chat]\nurls = ["ftp://x"]\n[listen]\nport = 70000\n')
@@ -139,7 +139,7 @@ def test_every_mistake_in_the_configuration_is_told_at_once(tmp_path: Path, comm
     ]
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "migrate"])
 def test_a_configuration_that_is_not_there_is_a_mistake(tmp_path: Path, command: str) -> None:
     path = tmp_path / "missing.toml"
     result = invoke(command, "--config", path)
@@ -163,6 +163,8 @@ def test_check_shows_the_store_and_what_each_route_demands(config: Path, databas
         f"config  {config}\n"
         f"store   sqlite:///{database}: Better Auth 1.5 to 1.7 (keys belong to their referenceId);"
         " camelCase columns; no dates yet; with bans\n"
+        "changes looked for every 0.4 s, since change notification is not installed: run"
+        " `sidecar migrate`\n"
         "\n"
         "UPSTREAM  URLS                   CONNECTIONS  TLS  HEALTH\n"
         "chat      http://127.0.0.1:9001  512          -    -\n"
@@ -187,6 +189,7 @@ def test_check_prints_the_same_as_one_json_document(config: Path, database: Path
     assert (document["problems"], document["warnings"], document["tls"]) == ([], [], None)
     assert document["store"]["url"] == f"sqlite:///{database}"
     assert document["store"]["found"].startswith("Better Auth 1.5 to 1.7")
+    assert document["store"]["notification"] == "missing"
     assert [route["path"] for route in document["routes"]] == [
         "/v1/chat",
         "/v1/chat/admin",
@@ -239,7 +242,7 @@ def test_check_shows_where_upstreams_are_and_how_they_are_verified(config: Path)
     path = with_cluster(config, 'ca_file = "ca.pem"\nserver_name = "chat.internal"')
     result = invoke("check", "--config", path)
     assert (result.exit_code, result.stderr) == (0, "")
-    rows = [re.split(" {2,}", line) for line in result.stdout.splitlines()[3:6]]
+    rows = [re.split(" {2,}", line) for line in result.stdout.splitlines()[4:7]]
     assert rows == [
         ["UPSTREAM", "URLS", "CONNECTIONS", "TLS", "HEALTH"],
         [
@@ -324,6 +327,156 @@ def test_check_tells_what_is_wrong_with_the_store(
     assert document["ok"] is False
     assert message in document["problems"][0]["message"]
     assert document["store"]["found"] is None
+
+
+# migrate
+
+
+def schema_of(database: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite%' ORDER BY name"
+        ).fetchall()
+
+
+def test_migrate_installs_change_notification_once_and_removes_it(
+    config: Path, database: Path
+) -> None:
+    before = schema_of(database)
+    for arguments, told in (
+        ((), "made change notification"),
+        ((), "nothing to do: change notification is installed"),
+        (("--remove",), "removed change notification"),
+        (("--remove",), "nothing to do: change notification is not installed"),
+    ):
+        result = invoke("migrate", "--config", config, *arguments)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == f"sqlite:///{database}: {told}\n"
+        is_there = ("table", "sidecar_change") in schema_of(database)
+        assert is_there is not bool(arguments)
+    assert schema_of(database) == before
+
+
+def test_what_a_dry_run_of_migrate_prints_does_the_same(config: Path, database: Path) -> None:
+    before = schema_of(database)
+    result = invoke("migrate", "--config", config, "--dry-run")
+    assert result.exit_code == 0
+    assert result.stderr == f"sqlite:///{database}: would make change notification\n"
+    assert schema_of(database) == before
+
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(result.stdout)
+
+    again = invoke("migrate", "--config", config, "--dry-run")
+    assert again.stdout == ""
+    assert again.stderr.endswith(": nothing to do: change notification is installed\n")
+
+
+def test_migrate_prints_the_same_as_one_json_document(config: Path, database: Path) -> None:
+    result = invoke("migrate", "--config", config, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document.pop("statements")[0].startswith('CREATE TABLE "sidecar_change"')
+    assert document == {
+        "store": f"sqlite:///{database}",
+        "dry_run": False,
+        "tables": "unchanged",
+        "notification": "installed",
+        "hint": None,
+    }
+
+
+def test_check_tells_that_changes_are_told(config: Path) -> None:
+    invoke("migrate", "--config", config)
+    result = invoke("check", "--config", config)
+    assert "\nchanges told as they are committed\n" in result.stdout
+    document = json.loads(invoke("check", "--config", config, "--json").stdout)
+    assert document["store"]["notification"] == "installed"
+
+
+def test_migrate_makes_all_tables_in_an_empty_database(tmp_path: Path) -> None:
+    database = tmp_path / "empty.db"
+    database.touch()
+    config = write_config(tmp_path, database)
+    assert "change notification is not installed" in invoke("check", "--config", config).stdout
+    nothing_to_remove = invoke("migrate", "--config", config, "--remove")
+    assert nothing_to_remove.stderr.endswith(
+        "nothing to do: change notification is not installed\n"
+    )
+    assert schema_of(database) == []
+
+    result = invoke("migrate", "--config", config)
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"sqlite:///{database}: made the tables of Better Auth 1.7, and change notification\n"
+    )
+    assert ("table", "apikey") in schema_of(database)
+    assert "changes told as they are" in invoke("check", "--config", config).stdout
+
+
+def a_view(path: Path) -> None:
+    create(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE apikey RENAME TO stored")
+        connection.execute("CREATE VIEW apikey AS SELECT * FROM stored")
+
+
+@pytest.mark.parametrize(
+    ("make", "exit_code", "message"),
+    [
+        pytest.param(nothing, 2, "no such file", id="missing"),
+        pytest.param(not_a_database, 1, "not an SQLite database", id="no-database"),
+        pytest.param(another_applications, 1, "not Better Auth's database", id="another's"),
+        pytest.param(a_view, 1, "takes tables, and apikey is a view; Sidecar works", id="view"),
+    ],
+)
+def test_migrate_tells_why_it_cannot(
+    tmp_path: Path, make: Callable[[Path], None], exit_code: int, message: str
+) -> None:
+    database = tmp_path / "store.db"
+    make(database)
+    result = invoke("migrate", "--config", write_config(tmp_path, database))
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert result.stderr.startswith(f"{database}: ")
+    assert message in result.stderr
+
+
+def test_check_tells_that_views_are_looked_at(tmp_path: Path) -> None:
+    database = tmp_path / "store.db"
+    a_view(database)
+    result = invoke("check", "--config", write_config(tmp_path, database))
+    assert "changes looked for every 0.4 s, since apikey is no table but a view\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        pytest.param(
+            f"postgresql://app:{SECRET}@db/app",
+            "must not hold a password, which all users of this machine would see: use env:NAME or"
+            " file:PATH",
+            id="password",
+        ),
+        pytest.param("env:NOT_SET", "environment variable NOT_SET is not set", id="not-set"),
+        pytest.param("mysql://db/app", 'must be "sqlite:///relative.db"', id="another-kind"),
+    ],
+)
+def test_a_url_that_migrate_cannot_use_is_a_mistake(config: Path, url: str, message: str) -> None:
+    result = invoke("migrate", "--config", config, "--url", url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"arguments: 1 problem\n  --url: {message}")
+    assert SECRET not in result.stderr
+
+
+def test_migrate_takes_a_url_from_the_environment(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tmp_path / "other.db")
+    monkeypatch.setenv("OWNER_URL", f"sqlite:///{tmp_path}/other.db")
+    result = invoke("migrate", "--config", config, "--url", "env:OWNER_URL")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"sqlite:///{tmp_path}/other.db: made")
 
 
 # The certificate

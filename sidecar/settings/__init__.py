@@ -1,7 +1,7 @@
 """The configuration file: found, read, and checked as a whole before anything starts."""
 
 from sidecar.settings.addresses import UnixURL, UpstreamURL
-from sidecar.settings.loading import find, load, parse
+from sidecar.settings.loading import find, load, parse, read_store_url
 from sidecar.settings.problems import Problem, SettingsError
 from sidecar.settings.sections import (
     Admin,
@@ -54,4 +54,5 @@ __all__ = [
     "find",
     "load",
     "parse",
+    "read_store_url",
 ]

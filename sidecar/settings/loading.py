@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from sidecar.settings.consistency import disagreements
-from sidecar.settings.indirection import reason, resolve
+from sidecar.settings.indirection import Indirect, reason, resolve
 from sidecar.settings.problems import Problem, SettingsError, explain, problems_in
 from sidecar.settings.sections import Settings
+from sidecar.settings.store_urls import STORE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from sidecar.settings.store_urls import StoreURL
 
 VARIABLE: Final = "SIDECAR_CONFIG"
 PLACES: Final = (Path("config/sidecar.toml"), Path("/etc/sidecar/sidecar.toml"))
@@ -98,6 +101,26 @@ def parse(
     if settings is None or mistakes:
         raise SettingsError(source, problems_in(tree, mistakes))
     return settings
+
+
+def read_store_url(text: str, place: str, environ: Mapping[str, str] = os.environ) -> StoreURL:
+    """Read a store's URL from *place*, a command's argument: itself, or `env:NAME`, `file:PATH`.
+
+    A password must not stand in an argument. Raises SettingsError.
+    """
+    tree, mistakes = resolve({place: text}, environ, Path())
+    problems = [Problem(place, message) for _, message in mistakes]
+    if not problems:
+        try:
+            url = STORE_URL.parse(tree[place])
+        except ValueError as error:
+            problems = [Problem(place, str(error))]
+        else:
+            if isinstance(tree[place], Indirect) or getattr(url, "password", None) is None:
+                return url
+            rule = "must not hold a password, which all users of this machine would see"
+            problems = [Problem(place, f"{rule}: use env:NAME or file:PATH")]
+    raise SettingsError("arguments", problems)
 
 
 def _tree(text: str, source: str) -> dict[str, object]:

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidecar import settings as config
+    from sidecar.settings import StoreURL
     from sidecar.store.layout import Layout
+    from sidecar.store.migration import Migration
+    from sidecar.store.notification import Notification
     from sidecar.store.rows import Compose, Row, Secret
+
+
+MIGRATION_S = 30.0
+"""How long a migration may take, instead of `store.timeout`."""
 
 
 class Database(Store, Protocol):
@@ -25,6 +32,21 @@ class Database(Store, Protocol):
         """Return in words which Better Auth wrote it; looks, and changes nothing.
 
         Raises LayoutError, StoreUnavailable.
+        """
+        ...
+
+    async def notification(self) -> Notification:
+        """Return how it stands to change notification; looks, and changes nothing.
+
+        Raises LayoutError, StoreUnavailable.
+        """
+        ...
+
+    async def migrate(self, *, remove: bool, dry_run: bool, reader: str | None = None) -> Migration:
+        """Make what is lacking, or take change notification away; say what, at least.
+
+        Tables that are made are for the role *reader*, too. Raises LayoutError, StoreUnavailable,
+        RightsMissing.
         """
         ...
 
@@ -67,3 +89,19 @@ def make_store(
     return PostgresStore(
         url, timeout_s=settings.timeout, names=names, fresh_s=fresh_s, monotonic=monotonic
     )
+
+
+async def migrate(
+    settings: config.Store, url: StoreURL | None, *, remove: bool, dry_run: bool
+) -> Migration:
+    """Migrate the store at `store.url`, or at *url*, which leads there by another role.
+
+    Raises DriverMissing, LayoutError, StoreUnavailable, RightsMissing.
+    """
+    there = {"url": url or settings.url, "timeout": MIGRATION_S}
+    store = make_store(settings.model_copy(update=there))
+    reader = settings.url.user if isinstance(settings.url, PostgresURL) else None
+    try:
+        return await store.migrate(remove=remove, dry_run=dry_run, reader=reader)
+    finally:
+        await store.close()

@@ -28,6 +28,20 @@ class Migration:
     hint: str = ""
     """What is left for the operator to do; empty where nothing is."""
 
+    def describe(self, *, removes: bool, done: bool) -> str:
+        """Return in words what was done, or would be done."""
+        match self.notification:
+            case "unchanged":
+                return f"nothing to do: change notification is {'not ' * removes}installed"
+            case "installed":
+                tables = "the tables of Better Auth 1.7, and " if self.creates_tables else ""
+                return f"{'made' if done else 'would make'} {tables}change notification"
+            case "renewed":
+                verb = "renewed" if done else "would renew"
+                return f"{verb} change notification, which was not as these tables need it"
+            case "removed":
+                return f"{'removed' if done else 'would remove'} change notification"
+
 
 def outcome(*, remove: bool, was_there: bool, is_changed: bool) -> Outcome:
     """Return what becomes of change notification."""

@@ -215,24 +215,37 @@ class PostgresStore(RowStore[_Database]):
             monotonic=self._monotonic,
         )
 
-    async def migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+    async def migrate(
+        self, *, remove: bool = False, dry_run: bool = False, reader: str | None = None
+    ) -> Migration:
         """Make what is lacking, or take change notification away; say what, at least.
 
-        Raises LayoutError, StoreUnavailable, RightsMissing.
+        Tables that are made are for the role *reader*, too. Raises LayoutError, StoreUnavailable,
+        RightsMissing.
         """
-        return await self._bounded(self._migrate(remove=remove, dry_run=dry_run))
+        return await self._bounded(self._migrate(reader, remove=remove, dry_run=dry_run))
 
-    async def _migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+    async def _migrate(self, reader: str | None, *, remove: bool, dry_run: bool) -> Migration:
         connection = await connect(self._url, self._timeout_s)
         try:
             planned = await plan(
-                connection, self._url, self._names, removes=remove, checks_rights=not dry_run
+                connection,
+                self._url,
+                self._names,
+                removes=remove,
+                checks_rights=not dry_run,
+                reader=reader,
             )
             if planned.statements and not dry_run:
                 await carry_out(connection, planned)
         except _IN_USE as error:
             raise StoreUnavailable(
                 f"its tables are in use, and their lock did not come within {LOCK_S} s: try again"
+            ) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise RightsMissing(
+                f"the role {self._url.user} may not do all of it: run this as the tables' owner"
+                " (--url), or have the owner run what `sidecar migrate --dry-run` prints"
             ) from error
         except asyncpg.ReadOnlySQLTransactionError as error:
             raise StoreUnavailable("it is a read replica: migrate its primary (--url)") from error

@@ -43,8 +43,9 @@ async def plan(
     *,
     removes: bool,
     checks_rights: bool,
+    reader: str | None,
 ) -> Migration:
-    """Return what is to be done.
+    """Return what is to be done; tables that are made are for the role *reader*, too.
 
     Raises LayoutError, RightsMissing and what `catalogue.examine` raises.
     """
@@ -74,6 +75,16 @@ async def plan(
         ),
         tuple(statements),
         migration.script(f"BEGIN;\n{_LOCK}", tuple(statements)),
+        _grants(layout, reader) if makes_tables and reader and reader != url.user else "",
+    )
+
+
+def _grants(layout: Layout, reader: str) -> str:
+    role, schema = quoted(reader), quoted(layout.schemas["user"])
+    tables = ", ".join(layout.table(table) for table in layout.tables)
+    return (
+        f"let the sidecar's role read them: GRANT USAGE ON SCHEMA {schema} TO {role};"
+        f" GRANT SELECT ON {tables} TO {role}"
     )
 
 

@@ -99,20 +99,26 @@ class Readers:
         self._turns.release()
 
 
-async def _connect(path: Path, busy_timeout_s: float) -> aiosqlite.Connection:
+def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """Return a connection that only reads, for any one thread at a time. Raises sqlite3.Error."""
     # Never immutable=1: that would skip locks, and whatever a writer still keeps in the -wal file.
-    database = f"{path.as_uri()}?mode=ro"
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro",
+        uri=True,
+        timeout=busy_timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.text_factory = _decoded
+    # Every statement asks for one row: an index made for the occasion costs more than it saves.
+    connection.execute("PRAGMA automatic_index = OFF")
+    return connection
 
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            database, uri=True, timeout=busy_timeout_s, isolation_level=None
-        )
-        connection.text_factory = _decoded
-        # Every statement asks for one row: an index made for the occasion costs more than it saves.
-        connection.execute("PRAGMA automatic_index = OFF")
-        return connection
 
-    return await aiosqlite.Connection(connect, iter_chunk_size=_ROWS_A_STEP)
+async def _connect(path: Path, busy_timeout_s: float) -> aiosqlite.Connection:
+    return await aiosqlite.Connection(
+        lambda: connect(path, busy_timeout_s), iter_chunk_size=_ROWS_A_STEP
+    )
 
 
 def _decoded(raw: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
 from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, detect
+from sidecar.store.notification import MISSING
 from sidecar.store.readers import Readers
 from sidecar.store.rows import R, RowStore, Secret
 from sidecar.store.schema import create_tables
@@ -187,7 +188,9 @@ class SQLiteStore(RowStore[_Database]):
             monotonic=self._monotonic,
         )
 
-    async def migrate(self, *, remove: bool, dry_run: bool) -> Migration:
+    async def migrate(
+        self, *, remove: bool = False, dry_run: bool = False, reader: str | None = None
+    ) -> Migration:
         """Make what is lacking, or take change notification away; say what, at least.
 
         Raises LayoutError, StoreUnavailable, RightsMissing.
@@ -214,6 +217,8 @@ class SQLiteStore(RowStore[_Database]):
         self._file()
         readers = await self._reader()
         try:
+            if not await self._bounded(tables_of(readers, self._names)):
+                return MISSING
             _, found = await self._bounded(notification_of(readers, self._names))
         finally:
             await readers.close()
