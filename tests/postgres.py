@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import asyncpg
 
@@ -28,7 +28,7 @@ READER = "reader"
 """A role that may read what it is granted, and nothing else."""
 
 _HBA = """
-local all all trust
+local all,replication all trust
 host all guarded 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 """
@@ -48,6 +48,7 @@ class PostgresServer:
     """One server on a port and a socket of its own; tests share it and keep to their schemas."""
 
     def __init__(self) -> None:
+        """Make the server and start it."""
         self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.directory / "data"
         self.port = _free_port()
@@ -159,6 +160,27 @@ class PostgresServer:
             )
 
 
+class PostgresReplica(PostgresServer):
+    """A server that follows another one, and is only read."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _initialise(self) -> None:
+        self._give_away()
+        self._run(
+            *("pg_basebackup", "-D", str(self.data), "-h", str(self._primary.directory)),
+            *("-p", str(self._primary.port), "-U", ROLE, "-c", "fast", "-R", "-X", "stream"),
+        )
+
+
 def _free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -212,26 +234,36 @@ class PostgresDatabase(BetterAuthDatabase):
     """
 
     def __init__(
-        self, server: PostgresServer, layout: str | Layout = "1.7", schema: str = ""
+        self,
+        server: PostgresServer,
+        layout: str | Layout = "1.7",
+        schema: str = "",
+        *,
+        lasts: bool = True,
     ) -> None:
+        """Make a schema that *lasts* until the server ends, unless a test alters its tables."""
         self.layout = POSTGRES_LAYOUTS[layout] if isinstance(layout, str) else layout
         self.schema = schema or f"layout {layout}"
         self._server = server
         self._made = 0
-        self._altered = False
+        self._altered = not lasts
         if (self.schema,) in server.execute("SELECT nspname::text FROM pg_namespace"):
             server.execute(f"TRUNCATE {', '.join(map(self.table, TABLES))}")
         else:
-            server.execute(f'CREATE SCHEMA "{self.schema}"')
+            server.execute(f"CREATE SCHEMA {self.quoted_schema}")
             self._make_tables()
 
     @property
     def url(self) -> PostgresURL:
         return self._server.url(self.schema)
 
+    @property
+    def quoted_schema(self) -> str:
+        return '"' + self.schema.replace('"', '""') + '"'
+
     def close(self) -> None:
         if self._altered:
-            self._server.execute(f'DROP SCHEMA "{self.schema}" CASCADE')
+            self._server.execute(f"DROP SCHEMA {self.quoted_schema} CASCADE")
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         parts = sql.split("?")
@@ -243,7 +275,7 @@ class PostgresDatabase(BetterAuthDatabase):
         return self._server.execute(whole)
 
     def table(self, name: str) -> str:
-        return f'"{self.schema}".{super().table(name)}'
+        return f"{self.quoted_schema}.{super().table(name)}"
 
     def _make_indexes(self) -> None:
         for table, name in (*INDEXES, ("apikey", self.layout.owner)):

@@ -247,8 +247,6 @@ class PostgresStore(RowStore[_Database]):
                 f"the role {self._url.user} may not do all of it: run this as the tables' owner"
                 " (--url), or have the owner run what `sidecar migrate --dry-run` prints"
             ) from error
-        except asyncpg.ReadOnlySQLTransactionError as error:
-            raise StoreUnavailable("it is a read replica: migrate its primary (--url)") from error
         finally:
             await connection.close(self._timeout_s)
         return planned

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.store import migration, postgres_schema
-from sidecar.store.base import LayoutError
+from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.catalogue import NoTables, examine, literal
 from sidecar.store.layout import Layout, detect, quoted
 from sidecar.store.migration import Migration, RightsMissing
@@ -13,6 +13,7 @@ from sidecar.store.postgres_notification import (
     Installed,
     install,
     installed_in,
+    is_replica,
     not_tables,
     remove,
     standing,
@@ -47,7 +48,7 @@ async def plan(
 ) -> Migration:
     """Return what is to be done; tables that are made are for the role *reader*, too.
 
-    Raises LayoutError, RightsMissing and what `catalogue.examine` raises.
+    Raises LayoutError, RightsMissing, StoreUnavailable and what `catalogue.examine` raises.
     """
     statements: list[str] = []
     makes_tables = False
@@ -67,6 +68,8 @@ async def plan(
     notification = _notification(layout, kinds, installed, removes=removes, is_new=makes_tables)
     statements += notification
     if statements and checks_rights:
+        if await is_replica(connection):
+            raise StoreUnavailable("it is a read replica: migrate its primary (--url)")
         await _check_rights(connection, layout, foreign, url.user)
     return Migration(
         makes_tables,

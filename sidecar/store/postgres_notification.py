@@ -137,6 +137,12 @@ def state_sql(layout: Layout) -> str:
     return _STATE.format(oids=_oids(layout), schema=literal(layout.schemas["user"]))
 
 
+async def is_replica(connection: Connection) -> bool:
+    """Whether the server follows another one, and passes on nothing that is told there."""
+    ((found,),) = await connection.fetch("SELECT pg_catalog.pg_is_in_recovery()", Secret())
+    return bool(found)
+
+
 async def installed_in(connection: Connection, layout: Layout) -> Installed:
     """Return what is there."""
     rows = await connection.fetch(_TRIGGERS.format(oids=_oids(layout)), Secret())

@@ -21,6 +21,7 @@ from sidecar.store.notification import UNNOTIFIED, Gathered, Notification, State
 from sidecar.store.postgres_notification import (
     channel,
     installed_in,
+    is_replica,
     not_tables,
     standing,
     state_sql,
@@ -43,7 +44,6 @@ _SNAPSHOT = """
     THEN pg_catalog.pg_last_wal_replay_lsn()::text END
 """
 _RENAMED_IN = 13  # txid_current_snapshot before
-_IS_REPLICA = "SELECT pg_catalog.pg_is_in_recovery()"
 _HEARTBEAT = 1 / 3  # of fresh
 
 POOLED = Notification(
@@ -73,8 +73,7 @@ async def see(connection: Connection, url: PostgresURL, names: Mapping[str, str]
     if notification.works and connection.is_pooled:
         notification = POOLED
     elif notification.works:
-        ((is_replica,),) = await connection.fetch(_IS_REPLICA, Secret())
-        notification = REPLICA if is_replica else notification
+        notification = REPLICA if await is_replica(connection) else notification
     return Sight(found.layout, found.kinds, state, notification)
 
 
