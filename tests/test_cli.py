@@ -357,6 +357,23 @@ def test_migrate_installs_change_notification_once_and_removes_it(
     assert schema_of(database) == before
 
 
+def test_migrate_renews_what_is_not_whole(config: Path, database: Path) -> None:
+    invoke("migrate", "--config", config)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP TRIGGER sidecar_user_delete")
+    assert invoke("check", "--config", config).stdout.splitlines()[2] == (
+        "changes looked for every 0.4 s, since change notification is not as these tables need it:"
+        " run `sidecar migrate`"
+    )
+    for arguments, verb in ((("--dry-run",), "would renew"), ((), "renewed")):
+        result = invoke("migrate", "--config", config, *arguments)
+        assert result.exit_code == 0
+        assert result.stderr == (
+            f"sqlite:///{database}: {verb} change notification, which was not as these tables need"
+            " it\n"
+        )
+
+
 def test_what_a_dry_run_of_migrate_prints_does_the_same(config: Path, database: Path) -> None:
     before = schema_of(database)
     result = invoke("migrate", "--config", config, "--dry-run")
@@ -477,6 +494,67 @@ def test_migrate_takes_a_url_from_the_environment(
     result = invoke("migrate", "--config", config, "--url", "env:OWNER_URL")
     assert result.exit_code == 0
     assert result.stderr.startswith(f"sqlite:///{tmp_path}/other.db: made")
+
+
+def test_migrate_by_a_role_that_may_only_read_says_who_may(
+    tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner's URL then does, from where no list of processes shows it."""
+    with PostgresDatabase(postgres_server, schema="read_only", lasts=False) as database:
+        postgres_server.execute(
+            "CREATE ROLE looker LOGIN; GRANT USAGE ON SCHEMA read_only TO looker;"
+            " GRANT SELECT ON ALL TABLES IN SCHEMA read_only TO looker"
+        )
+        url = (
+            f"postgresql://{{role}}@127.0.0.1:{database.url.port}/postgres"
+            "?sslmode=disable&options=-csearch_path%3Dread_only"
+        )
+        config = write_config(tmp_path, url.format(role="looker"))
+        monkeypatch.setenv("OWNER_URL", url.format(role="postgres"))
+
+        refused = invoke("migrate", "--config", config)
+        shown = invoke("migrate", "--config", config, "--dry-run")
+        done = invoke("migrate", "--config", config, "--url", "env:OWNER_URL")
+        checked = invoke("check", "--config", config)
+
+        postgres_server.execute("DROP OWNED BY looker; DROP ROLE looker")
+    place = f"postgresql://{{}}@127.0.0.1:{database.url.port}/postgres"
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(
+        f'{place.format("looker")}: the role looker may not put triggers on "read_only"."user",'
+    )
+    assert refused.stderr.endswith(
+        "run this as the owner (--url), or have the owner run what `sidecar migrate --dry-run`"
+        " prints\n"
+    )
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("BEGIN;\nSET LOCAL lock_timeout = '2s';\nCREATE OR REPLACE")
+    assert shown.stdout.endswith("COMMIT;\n")
+    assert done.exit_code == 0
+    assert done.stderr == f"{place.format('postgres')}: made change notification\n"
+    assert "\nchanges told as they are committed\n" in checked.stdout
+
+
+def test_migrate_says_what_the_sidecars_role_needs_for_new_tables(
+    tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres_server.make_database("fresh", "")
+    url = f"postgresql://{{}}@127.0.0.1:{postgres_server.port}/fresh?sslmode=disable"
+    config = write_config(tmp_path, url.format("looker"))
+    monkeypatch.setenv("OWNER_URL", url.format("postgres"))
+
+    result = invoke("migrate", "--config", config, "--url", "env:OWNER_URL")
+
+    postgres_server.drop_database("fresh")
+    assert result.exit_code == 0
+    told, hint = result.stderr.splitlines()
+    assert told.endswith("/fresh: made the tables of Better Auth 1.7, and change notification")
+    assert hint == (
+        "let the sidecar's role read them: GRANT USAGE ON SCHEMA"
+        ' "public" TO "looker"; GRANT SELECT'
+        ' ON "public"."user", "public"."session", "public"."organization", "public"."member",'
+        ' "public"."apikey" TO "looker"'
+    )
 
 
 # The certificate

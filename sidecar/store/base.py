@@ -180,6 +180,6 @@ class Store(Protocol):
 
         Runs until it is cancelled, and raises nothing else. The first look, and the first after
         anything may have been missed, says that everything changed. While the store cannot be asked
-        no look comes; it is tried again and again.
+        no look comes; it is tried again and again. Cancel it before `close`.
         """
         ...

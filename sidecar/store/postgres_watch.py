@@ -131,8 +131,10 @@ class PostgresWatcher(Watcher):
             on_look(Look(_joined(changes, gathered.take()), asked_at))
             changes = NOTHING
             woken.clear()
-            while await _happens(woken, due - loop.time()) and connection.is_usable:
+            while (left_s := due - loop.time()) > 0 and await _happens(woken, left_s):
                 woken.clear()
+                if not connection.is_usable:
+                    break
                 on_look(Look(gathered.take(), None))
 
     async def _compare(self, connection: Connection, sight: Sight, on_look: OnLook) -> None:

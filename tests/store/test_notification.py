@@ -18,6 +18,7 @@ from sidecar.store.migration import RightsMissing
 from sidecar.store.notification import PENDING, Gathered, State
 from sidecar.store.postgres import PostgresStore
 from sidecar.store.sqlite import SQLiteStore
+from sidecar.store.sqlite_migration import carry_out
 from tests.betterauth import DUMP, dump
 from tests.database import TABLES, BetterAuthDatabase
 from tests.pooler import Pooler
@@ -233,6 +234,16 @@ class TestSQLite:
 
         database.execute("COMMIT")
         assert (await store.migrate()).notification == "installed"
+
+    async def test_tables_that_change_meanwhile_are_left_alone(
+        self, database: BetterAuthDatabase
+    ) -> None:
+        planned = await SQLiteStore(database.path).migrate(dry_run=True)
+        ((version,),) = database.execute("PRAGMA schema_version")
+        database.execute("ALTER TABLE apikey ADD COLUMN more")
+
+        with pytest.raises(StoreUnavailable, match="its tables are being changed; try again"):
+            carry_out(database.path, int(str(version)), planned, 1)
 
     async def test_triggers_of_others_are_left_alone(
         self, store: SQLiteStore, database: BetterAuthDatabase
@@ -569,6 +580,15 @@ class TestRights:
 
         database.execute('GRANT CREATE ON SCHEMA "owned" TO "app"')
         assert (await owner.migrate()).notification == "installed"
+
+    async def test_what_else_is_not_allowed_is_told(self, database: PostgresDatabase) -> None:
+        database.execute('GRANT CREATE ON SCHEMA "owned" TO "app"')
+        database.execute("REVOKE USAGE ON LANGUAGE plpgsql FROM public")
+        try:
+            with pytest.raises(RightsMissing, match="the role app may not do all of it: run this"):
+                await PostgresStore(replace(database.url, user="app"), timeout_s=10).migrate()
+        finally:
+            database.execute("GRANT USAGE ON LANGUAGE plpgsql TO public")
 
     async def test_who_may_only_read_sees_the_sql_and_is_told_of_changes(
         self, database: PostgresDatabase

@@ -147,7 +147,9 @@ class TestOpen:
         postgres_server.make_database("empty", "")
         url = postgres_server.url(database="empty")
 
-        assert await failure_of(url) == "it is empty: let Better Auth make its tables first"
+        assert await failure_of(url) == (
+            "it is empty: let Better Auth make its tables first, or `sidecar migrate`"
+        )
 
         tables = postgres_server.execute("SELECT 1 FROM pg_class WHERE relname = 'user'", "empty")
         postgres_server.drop_database("empty")

@@ -469,6 +469,18 @@ class TestFile:
             looked_for,
         ]
 
+    async def test_a_file_that_is_spoilt_is_not_confirmed(
+        self, store: Watched, database: BetterAuthDatabase, log: Log
+    ) -> None:
+        whole = database.path.read_bytes()
+        async with watched(store) as watching:
+            database.path.write_bytes(b"spoilt" * len(whole))
+            await log.says("not an SQLite database")
+            watching.told()
+            database.path.write_bytes(whole)
+
+            assert (await watching.confirmed()).everything
+
     async def test_a_file_that_is_not_there_yet_is_waited_for(
         self, database: BetterAuthDatabase, tmp_path: Path
     ) -> None:
