@@ -1,0 +1,134 @@
+"""A live Better Auth and a sidecar on one database: a pair for SQLite, and one for PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.harness import RecordingUpstream, configuration
+from tests.live import installation
+from tests.live.scene import Scene
+from tests.live.site import serving
+from tests.sockets.process import started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from sidecar.settings import PostgresURL
+    from tests.live.site import Site, Visitor
+    from tests.postgres import PostgresServer
+    from tests.sockets.process import SidecarProcess
+
+ROUTES = """
+[[routes]]
+path = "/v1/chat"
+upstream = "chat"
+
+[[routes]]
+path = "/reading"
+upstream = "chat"
+permissions = { chat = ["read"] }
+
+[[routes]]
+path = "/managing"
+upstream = "chat"
+auth = ["session"]
+roles = ["owner", "admin"]
+"""
+EXTRA = "[limits.failures]\nrequests = 1000000"
+
+
+@dataclass(frozen=True)
+class Database:
+    """An empty database, as each side names it."""
+
+    directory: Path
+    for_better_auth: dict[str, str]
+    for_sidecar: Path | PostgresURL
+
+
+@pytest.fixture(scope="package")
+def script() -> Path:
+    """Return the script that runs Better Auth."""
+    try:
+        return installation.server()
+    except installation.NotInstallable as error:
+        reason = f"Better Auth is not installed, and cannot be: {error}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    directory = tmp_path_factory.mktemp("live")
+    if request.param == "sqlite":
+        path = directory / "auth.sqlite"
+        yield Database(directory, {"sqlite": str(path)}, path)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    server.make_database("live", "")
+    url = server.url(database="live")
+    yield Database(directory, {"postgres": str(url)}, url)
+    server.drop_database("live")
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def site(script: Path, database: Database) -> AsyncIterator[Site]:
+    log = database.directory / "better-auth.log"
+    async with serving(installation.node(), script, log, **database.for_better_auth) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def upstream() -> AsyncIterator[RecordingUpstream]:
+    async with RecordingUpstream() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def sidecar(
+    site: Site,  # noqa: ARG001 - it makes the tables
+    database: Database,
+    upstream: RecordingUpstream,
+) -> AsyncIterator[SidecarProcess]:
+    text = configuration(database.for_sidecar, {"chat": upstream.port}, routes=ROUTES, extra=EXTRA)
+    async with started(text, database.directory) as process:
+        yield process
+        assert await process.stop() == 0
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def grace(site: Site) -> Visitor:
+    """Somebody who founds organizations."""
+    return await site.sign_up()
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def root(site: Site) -> Visitor:
+    """The platform's administrator."""
+    return await site.sign_in_admin()
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def scene(
+    site: Site,
+    sidecar: SidecarProcess,
+    upstream: RecordingUpstream,
+    grace: Visitor,
+    root: Visitor,
+) -> Scene:
+    """An organization of Grace's, to which Ada belongs, with a session and a key there."""
+    acme = await site.found(grace)
+    ada = await site.sign_up()
+    await site.add_member(acme, ada, role="admin")
+    await site.select(ada, acme)
+    key = await site.create_key(ada, acme)
+    return Scene(site, sidecar, await sidecar.connect(), upstream, root, grace, ada, acme, key)
