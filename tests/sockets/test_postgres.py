@@ -94,33 +94,6 @@ async def test_a_change_is_noticed_while_it_serves(
         assert await status_of(run, key_line(key)) == 200
 
 
-async def test_an_outage_lets_the_known_through_and_refuses_nobody_else_for_good(
-    database: PostgresDatabase, acme: str, key: MadeKey, tmp_path: Path
-) -> None:
-    unknown = database.add_key(acme)
-    clock = ManualClock()
-    async with (
-        Relay(database.url.port) as relay,
-        running(
-            database.url, directory=tmp_path, extra=store(database, relay.port), clock=clock
-        ) as run,
-    ):
-        assert await status_of(run, key_line(key)) == 200
-        relay.refuse()
-        relay.cut()
-
-        assert await status_of(run, key_line(unknown)) == 503
-        assert await status_of(run, key_line(key)) == 200
-        ready = await run.ask_admin("/readyz")
-        assert (ready.status, ready.json()["status"]) == (503, "store unavailable")
-        assert "nothing listens there" in ready.json()["detail"]
-
-        await relay.accept()
-        clock.advance(1.1)
-        assert await status_of(run, key_line(unknown)) == 200
-        assert await status_of(run, key_line(key)) == 200
-
-
 async def test_a_server_that_is_not_there_yet_is_waited_for(
     database: PostgresDatabase, postgres_server: PostgresServer, key: MadeKey, tmp_path: Path
 ) -> None:
