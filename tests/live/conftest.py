@@ -40,7 +40,16 @@ upstream = "chat"
 auth = ["session"]
 roles = ["owner", "admin"]
 """
-EXTRA = "[limits.failures]\nrequests = 1000000"
+EXTRA = """
+[limits.failures]
+requests = 1000000
+
+[store.cache]
+fresh = "{fresh_ms}ms"
+"""
+DEFAULT_FRESH_S = 1.0
+SHORT_FRESH_S = 0.4
+"""For the second database: another value of the setting is to be kept to, too."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,16 @@ class Database:
     directory: Path
     for_better_auth: dict[str, str]
     for_sidecar: Path | PostgresURL
+    fresh_s: float
+    """What the sidecar is told of how soon a change is to be noticed."""
+
+
+@dataclass(frozen=True)
+class Residents:
+    """Who is there for all tests of a database."""
+
+    root: Visitor
+    grace: Visitor
 
 
 @pytest.fixture(scope="package")
@@ -71,12 +90,12 @@ def database(
     directory = tmp_path_factory.mktemp("live")
     if request.param == "sqlite":
         path = directory / "auth.sqlite"
-        yield Database(directory, {"sqlite": str(path)}, path)
+        yield Database(directory, {"sqlite": str(path)}, path, DEFAULT_FRESH_S)
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     server.make_database("live", "")
     url = server.url(database="live")
-    yield Database(directory, {"postgres": str(url)}, url)
+    yield Database(directory, {"postgres": str(url)}, url, SHORT_FRESH_S)
     server.drop_database("live")
 
 
@@ -99,36 +118,39 @@ async def sidecar(
     database: Database,
     upstream: RecordingUpstream,
 ) -> AsyncIterator[SidecarProcess]:
-    text = configuration(database.for_sidecar, {"chat": upstream.port}, routes=ROUTES, extra=EXTRA)
+    extra = EXTRA.format(fresh_ms=round(database.fresh_s * 1000))
+    text = configuration(database.for_sidecar, {"chat": upstream.port}, routes=ROUTES, extra=extra)
     async with started(text, database.directory) as process:
         yield process
         assert await process.stop() == 0
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def grace(site: Site) -> Visitor:
-    """Somebody who founds organizations."""
-    return await site.sign_up()
-
-
-@pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def root(site: Site) -> Visitor:
-    """The platform's administrator."""
-    return await site.sign_in_admin()
+async def residents(site: Site) -> Residents:
+    return Residents(await site.sign_in_admin(), await site.sign_up())
 
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def scene(
     site: Site,
     sidecar: SidecarProcess,
+    database: Database,
     upstream: RecordingUpstream,
-    grace: Visitor,
-    root: Visitor,
+    residents: Residents,
 ) -> Scene:
-    """An organization of Grace's, to which Ada belongs, with a session and a key there."""
-    acme = await site.found(grace)
+    acme = await site.found(residents.grace)
     ada = await site.sign_up()
     await site.add_member(acme, ada, role="admin")
     await site.select(ada, acme)
-    key = await site.create_key(ada, acme)
-    return Scene(site, sidecar, await sidecar.connect(), upstream, root, grace, ada, acme, key)
+    return Scene(
+        site=site,
+        sidecar=sidecar,
+        client=await sidecar.connect(),
+        upstream=upstream,
+        fresh_s=database.fresh_s,
+        root=residents.root,
+        grace=residents.grace,
+        ada=ada,
+        acme=acme,
+        key=await site.create_key(ada, acme),
+    )

@@ -16,22 +16,21 @@ if TYPE_CHECKING:
     from tests.live.site import Key, Site, Visitor
     from tests.sockets.process import SidecarProcess
 
-FRESH_S = 1.0
-"""Within which a change takes effect; the setting's default."""
 _GLANCE_S = 0.02
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Grace owns Acme; Ada is an admin there, with a session and a key."""
+    """Grace owns Acme; Ada is an admin there, with a session and a key. Root runs the platform."""
 
     site: Site
     sidecar: SidecarProcess
     client: Client
     """A connection to the sidecar that is kept."""
     upstream: RecordingUpstream
+    fresh_s: float
+    """Within which a change takes effect."""
     root: Visitor
-    """The platform's administrator."""
     grace: Visitor
     ada: Visitor
     acme: str
@@ -52,32 +51,38 @@ class Scene:
         return self._told()
 
     async def changed(
-        self, credential: Key | Visitor, path: str = "/v1/chat", *, before: int = 200
+        self,
+        credential: Key | Visitor,
+        path: str = "/v1/chat",
+        *,
+        before: int = 200,
+        later_s: float = 0,
     ) -> Response:
         """Return the first answer that is another than *before*, which is due in time.
 
-        It is called as soon as Better Auth has answered the call that makes the change.
+        It is called as soon as Better Auth has answered the call that makes the change, which
+        takes effect so much *later*.
         """
-        async for response in self._answers(credential, path):
+        due_s = later_s + self.fresh_s
+        async for response in self._answers(credential, path, due_s):
             if response.status != before:
                 return response
-        raise AssertionError(f"still {before}, {FRESH_S:g} s after the change")
+        raise AssertionError(f"still {before}, {due_s:g} s after the change")
 
     async def organization_changed(self, credential: Visitor, before: str) -> str:
         """Return the first organization that is another than *before*, likewise."""
-        async for response in self._answers(credential, "/v1/chat"):
+        async for response in self._answers(credential, "/v1/chat", self.fresh_s):
             assert response.status == 200, response.body
             organization = self._told()["organization-id"]
             if organization != before:
                 return organization
-        raise AssertionError(f"still the same organization, {FRESH_S:g} s after the change")
+        raise AssertionError(f"still the same organization, {self.fresh_s:g} s after the change")
 
-    async def _answers(self, credential: Key | Visitor, path: str) -> AsyncIterator[Response]:
-        """Yield answers to requests that are sent in the time that a change has to take effect.
-
-        The last one is sent when it is over.
-        """
-        due_at = time.monotonic() + FRESH_S
+    async def _answers(
+        self, credential: Key | Visitor, path: str, due_s: float
+    ) -> AsyncIterator[Response]:
+        """Yield answers to requests that are sent until a change is due, and to one after that."""
+        due_at = time.monotonic() + due_s
         is_due = False
         while not is_due:
             is_due = time.monotonic() >= due_at

@@ -33,6 +33,8 @@ class Change:
     better_auth_accepts: bool = False
     """Whether Better Auth itself, which does not look at membership, goes on to accept it."""
     path: str = CHAT
+    later_s: float = 0
+    """How long after Better Auth's answer it takes effect."""
 
 
 async def update_key(scene: Scene, **properties: object) -> None:
@@ -101,7 +103,9 @@ KEY_CHANGES = {
         lambda s: s.site.call("api-key/update", s.ada, keyId=s.key.id, enabled=False), INVALID
     ),
     "expiry-moved": Change(
-        lambda s: s.site.call("api-key/update", s.ada, keyId=s.key.id, expiresIn=1), INVALID
+        lambda s: s.site.call("api-key/update", s.ada, keyId=s.key.id, expiresIn=1),
+        INVALID,
+        later_s=1,
     ),
     "limit-lowered": Change(lambda s: update_key(s, rateLimitMax=1), OVER, True),
     "used-up": Change(use_up, OVER),
@@ -146,7 +150,7 @@ def cases(changes: dict[str, Change]) -> list[object]:
 async def test_a_key_is_refused_once_it_is(scene: Scene, change: Change) -> None:
     await scene.admits(scene.key, change.path)
     await change.make(scene)
-    response = await scene.changed(scene.key, change.path)
+    response = await scene.changed(scene.key, change.path, later_s=change.later_s)
     assert (response.status, response.json()["error"]) == change.refusal
     assert await scene.site.accepts_key(scene.key) is change.better_auth_accepts
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness import configuration, request
 from tests.live import installation
-from tests.live.conftest import EXTRA, ROUTES
+from tests.live.conftest import ROUTES
 from tests.live.site import serving
 from tests.sockets.process import started
 
@@ -49,7 +49,7 @@ async def test_better_auth_starts_on_tables_that_the_sidecar_has_made(
     script: Path, upstream: RecordingUpstream, tmp_path: Path
 ) -> None:
     path = tmp_path / "auth.sqlite"
-    text = configuration(path, {"chat": upstream.port}, routes=ROUTES, extra=EXTRA)
+    text = configuration(path, {"chat": upstream.port}, routes=ROUTES)
     log = tmp_path / "better-auth.log"
     async with (
         started(text, tmp_path) as sidecar,
@@ -118,7 +118,7 @@ async def test_an_expired_key_that_better_auth_deletes_goes_on_being_refused(sce
     key = await scene.site.issue_key(scene.ada, scene.acme, expiresIn=1)
     await scene.admits(key)
     # Expired for both at the same moment; then gone.
-    assert (await scene.changed(key)).status == 401
+    assert (await scene.changed(key, later_s=1)).status == 401
     assert not await scene.site.accepts_key(key)
     listed = await scene.site.call("api-key/list", scene.ada)
     assert key.id not in {each["id"] for each in listed["apiKeys"]}
