@@ -17,17 +17,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.credentials import make_credentials
 from bench.errors import BenchError
+from bench.freshness import FreshnessBench
+from bench.freshness_report import freshness_table
 from bench.load.closed_loop import ClosedLoop
 from bench.load.wrk import Wrk
 from bench.load_report import load_table
 from bench.machine import describe_machine
-from bench.page import FIGURES, LOAD_FIGURES, write_page
+from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, write_page
 from bench.peers.caddy import CADDY
 from bench.peers.envoy import ENVOY
 from bench.peers.nginx import NGINX
 from bench.peers.sidecar import SIDECAR, SIDECAR_LOGGING
 from bench.peers.traefik import TRAEFIK
-from bench.plan import FULL, FULL_LOAD, QUICK, QUICK_LOAD
+from bench.plan import (
+    FULL,
+    FULL_FRESHNESS,
+    FULL_LOAD,
+    QUICK,
+    QUICK_FRESHNESS,
+    QUICK_LOAD,
+)
 from bench.process import choose_cores, raise_descriptor_limit
 from bench.profiling import profile
 from bench.programs import WORK, find_program
@@ -41,6 +50,8 @@ if TYPE_CHECKING:
 
     from bench.load.requests import Generator
     from bench.peers.base import Peer
+    from bench.plan import FreshnessPlan, LoadPlan, Plan
+    from bench.process import Cores
 
 PEERS = (NGINX, ENVOY, TRAEFIK, CADDY, SIDECAR, SIDECAR_LOGGING)
 OURS = (SIDECAR.name, SIDECAR_LOGGING.name)
@@ -53,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _directory() as directory:
+            if options.freshness:
+                return _measure_freshness(_freshness_bench(options, directory), options)
             if options.load:
                 return _measure_load(_load_bench(options, directory), options)
             bench = _bench(options, directory)
@@ -77,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         "--load",
         action="store_true",
         help="measure busy connections from 64 to 1024, and thousands of idle streams",
+    )
+    parser.add_argument(
+        "--freshness",
+        action="store_true",
+        help="measure how soon changes in the store are noticed, and the statements that it takes",
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
@@ -105,7 +123,16 @@ def _load_bench(options: argparse.Namespace, directory: Path) -> LoadBench:
     return LoadBench(plan, _stage(directory, plan.limit_s), _generator(directory))
 
 
+def _freshness_bench(options: argparse.Namespace, directory: Path) -> FreshnessBench:
+    plan = QUICK_FRESHNESS if options.quick else FULL_FRESHNESS
+    return FreshnessBench(plan, _cores(plan.limit_s), directory)
+
+
 def _stage(directory: Path, limit_s: int) -> Stage:
+    return Stage(_cores(limit_s), make_credentials(), directory)
+
+
+def _cores(limit_s: int) -> Cores:
     """Set the run up, with this process and so its clients bound to the load's core."""
     if sys.platform != "linux":
         raise BenchError("needs Linux: what the kernel tells of a process is read from /proc")
@@ -113,7 +140,7 @@ def _stage(directory: Path, limit_s: int) -> Stage:
     cores = choose_cores()
     os.sched_setaffinity(0, {cores.load})
     raise_descriptor_limit()
-    return Stage(cores, make_credentials(), directory)
+    return cores
 
 
 def _measure(bench: Bench, options: argparse.Namespace) -> int:
@@ -125,7 +152,7 @@ def _measure(bench: Bench, options: argparse.Namespace) -> int:
         f"- {_named(versions)}; load: {bench.generator.name}, {plan.connections} connections; "
         f"{plan.streams} event streams, one event each every {plan.stream_period_ms} ms."
     )
-    notes = [_made_on(bench), made_with, _of_rounds(plan.rounds)]
+    notes = [_made_on(bench.stage.cores), made_with, _of_rounds(plan.rounds)]
     if idle := load_bound(rounds):
         notes.append(
             "- Cores not busy, so the load was the bound or other programs took their time, and "
@@ -151,7 +178,7 @@ def _measure_load(bench: LoadBench, options: argparse.Namespace) -> int:
         f"{plan.stream_period_ms / 1000:g} s; beside the streams, {plan.slow_readers} downloads "
         f"at {plan.slow_rate // 1024} KiB/s each and {plan.paced_rate} requests a second."
     )
-    notes = "\n".join((_made_on(bench), made_with, _of_rounds(plan.rounds)))
+    notes = "\n".join((_made_on(bench.stage.cores), made_with, _of_rounds(plan.rounds)))
     figures = f"{load_table(plan, rounds)}\n\n{notes}"
     print(figures)
     raw = {name: [asdict(round_) for round_ in of_one] for name, of_one in rounds.items()}
@@ -161,12 +188,33 @@ def _measure_load(bench: LoadBench, options: argparse.Namespace) -> int:
     return 0
 
 
+def _measure_freshness(bench: FreshnessBench, options: argparse.Namespace) -> int:
+    measured = bench.run()
+    plan = bench.plan
+    made_with = (
+        f"- sidecar {SIDECAR.version()}; {plan.samples} changes of each kind, of {plan.at_once} "
+        "credentials at a time that are in steady use."
+    )
+    notes = "\n".join((_made_on(bench.cores), made_with))
+    figures = f"{freshness_table(plan, measured)}\n\n{notes}"
+    print(figures)
+    if options.json is not None:
+        raw = {name: asdict(noticed) for name, noticed in measured.items()}
+        facts = _facts(bench.cores, {SIDECAR.name: SIDECAR.version()}, plan)
+        options.json.write_text(json.dumps({**facts, "stores": raw}, indent=1) + "\n")
+    if options.write:
+        write_page(FRESHNESS_FIGURES, figures)
+    return 0
+
+
 def _keep(
     options: argparse.Namespace, bench: Bench | LoadBench, versions: dict[str, str], raw: Any
 ) -> None:
     """Write all figures where they were asked for."""
     if options.json is not None:
-        options.json.write_text(json.dumps(_document(bench, versions, raw), indent=1) + "\n")
+        facts = _facts(bench.stage.cores, versions, bench.plan)
+        document = {**facts, "generator": bench.generator.name, "rounds": raw}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _profile(bench: Bench) -> int:
@@ -183,9 +231,9 @@ def _chosen(names: Sequence[str] | None) -> list[Peer]:
     return chosen
 
 
-def _made_on(bench: Bench | LoadBench) -> str:
+def _made_on(cores: Cores) -> str:
     """Return what a reader must know of the machine to judge the figures."""
-    cores, machine = bench.stage.cores, describe_machine()
+    machine = describe_machine()
     sides = (
         "the proxy on one core, upstream and load on another"
         if cores.apart
@@ -212,15 +260,15 @@ def _programs(versions: dict[str, str]) -> dict[str, str]:
     return {name.partition(",")[0]: version for name, version in versions.items()}
 
 
-def _document(bench: Bench | LoadBench, versions: dict[str, str], raw: Any) -> dict[str, Any]:
+def _facts(
+    cores: Cores, versions: dict[str, str], plan: Plan | LoadPlan | FreshnessPlan
+) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": asdict(describe_machine()),
-        "cores": asdict(bench.stage.cores),
+        "cores": asdict(cores),
         "versions": versions,
-        "generator": bench.generator.name,
-        "plan": asdict(bench.plan),
-        "rounds": raw,
+        "plan": asdict(plan),
     }
 
 

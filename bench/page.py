@@ -26,6 +26,10 @@ LOAD_FIGURES = Place(
     '<!-- load: begin; `make bench ARGS="--load --write"` writes what follows -->',
     "<!-- load: end -->",
 )
+FRESHNESS_FIGURES = Place(
+    '<!-- freshness: begin; `make bench ARGS="--freshness --write"` writes what follows -->',
+    "<!-- freshness: end -->",
+)
 
 
 def replace_figures(text: str, place: Place, figures: str) -> str:

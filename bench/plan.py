@@ -121,3 +121,24 @@ QUICK_LOAD = LoadPlan(
     settle_s=0.5,
     limit_s=600,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessPlan:
+    """The sizes of one run that measures how soon changes are noticed."""
+
+    samples: int
+    """Changes of each kind."""
+    at_once: int
+    """Subjects of changes that are in use at the same time; and connections of the requests below.
+    """
+    keys: int
+    """Keys in use while statements are counted."""
+    requests: int
+    """Requests with them."""
+    limit_s: int
+    """The whole run is given up after this."""
+
+
+FULL_FRESHNESS = FreshnessPlan(samples=200, at_once=20, keys=100, requests=100_000, limit_s=1200)
+QUICK_FRESHNESS = FreshnessPlan(samples=20, at_once=20, keys=100, requests=10_000, limit_s=300)

@@ -3,19 +3,26 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import BenchError
+from bench.freshness import Noticed
+from bench.freshness_report import freshness_table
 from bench.load.crowd import Crowded, Moment
 from bench.load.download import Downloaded
 from bench.load.paced import Waited
 from bench.load.requests import Answered
 from bench.load_report import load_table
-from bench.page import FIGURES, LOAD_FIGURES, PAGE, Place, replace_figures
-from bench.plan import GIB, MIB, QUICK, QUICK_LOAD
+from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, PAGE, Place, replace_figures
+from bench.plan import GIB, MIB, QUICK, QUICK_FRESHNESS, QUICK_LOAD
 from bench.report import NOTHING, cell, comparison, load_bound, ratio, table
 from bench.rounds import Requested, Round
 from bench.under_load import Busy, LoadRound
 
 EACH_PLACE = pytest.mark.parametrize(
-    "place", [pytest.param(FIGURES, id="plain"), pytest.param(LOAD_FIGURES, id="load")]
+    "place",
+    [
+        pytest.param(FIGURES, id="plain"),
+        pytest.param(LOAD_FIGURES, id="load"),
+        pytest.param(FRESHNESS_FIGURES, id="freshness"),
+    ],
 )
 
 
@@ -117,6 +124,18 @@ def test_the_table_of_a_load_shows_each_crowd() -> None:
     assert ["KB a stream", NOTHING, "5.0"] in cells
     assert [row[2] for row in cells if row[0].endswith("them: MiB")] == ["40.0", "60.0", "50.0"]
     assert ["beside them: latency p99, ms", NOTHING, "1.50"] in cells
+
+
+def test_the_table_of_freshness_shows_each_store() -> None:
+    measured = {
+        "SQLite": Noticed({"key deleted": [float(ms) for ms in range(200, 0, -1)]}),
+        "PostgreSQL": Noticed({"key deleted": [7.4]}, statements=1234),
+    }
+    cells = cells_of(freshness_table(QUICK_FRESHNESS, measured))
+    assert cells[0][1:] == ["SQLite", "PostgreSQL"]
+    assert ["key deleted", "100 / 198 / 200", "7 / 7 / 7"] in cells
+    assert ["signed out", NOTHING, NOTHING] in cells
+    assert ["statements for 10,000 requests of 100 keys", NOTHING, "1,234"] in cells
 
 
 def test_a_proxy_with_time_to_spare_is_named() -> None:
