@@ -27,6 +27,10 @@ class Relay:
         """How long each piece is held back, in either direction."""
         self.distort: Callable[[bytes], bytes] | None = None
         """What becomes of a piece of the server's; the connection is closed after it."""
+        self.hides_ends = False
+        """Whether clients are not told that the server has closed."""
+        self.hidden = 0
+        """How often that was so."""
         self.resets = False
         """Whether those who connect are reset at once."""
         self._target = target
@@ -122,4 +126,7 @@ class Relay:
                     break
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        if answers and self.hides_ends:
+            self.hidden += 1
+        else:
+            writer.close()

@@ -30,10 +30,12 @@ LOST = (
     *(OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
     *(asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.IdleSessionTimeoutError),
     asyncpg.InvalidSQLStatementNameError,
+    asyncpg.InternalClientError,
 )
 """Errors of a connection that broke, or is another server's now: the next one may do.
 
-asyncpg's own, such as that a connection is closed, are InterfaceErrors.
+asyncpg's own, such as that a connection is closed, are InterfaceErrors; an InternalClientError says
+that the server has announced the end of the session.
 """
 
 

@@ -126,7 +126,8 @@ async def test_what_is_no_failure_is_not_noticed(
     assert await scene.statuses(*people.known, *people.unknown) == {200}
     assert await scene.statuses(people.doomed) == {401}
     assert await scene.readiness() == (200, "ready")
-    assert not caplog.records
+    # That a connection has to be made again may be told, once.
+    assert [record.levelname for record in caplog.records] in ([], ["WARNING"])
     await until(lambda: scene.remains() <= before)
 
 

@@ -25,6 +25,7 @@ from sidecar.store.rows import Secret
 from sidecar.store.statements import compose
 from tests.certificates import Authority
 from tests.database import FOREVER
+from tests.harness import until
 from tests.pooler import SESSIONS, Pooler
 from tests.postgres import POSTGRES_LAYOUTS, PostgresDatabase
 from tests.relay import Relay
@@ -352,6 +353,26 @@ class TestConnections:
         async with opened(replace(database.url, port=relay.port)) as store:
             assert await store.find_key(key.digest) is not None
             relay.cut()
+
+            assert await store.find_key(key.digest) is not None
+
+    async def test_one_whose_end_was_announced_is_not_asked_first(
+        self,
+        database: PostgresDatabase,
+        postgres_server: PostgresServer,
+        relay: Relay,
+        key: MadeKey,
+    ) -> None:
+        """A server says that it ends a session and closes a moment later; some proxies never do."""
+        async with opened(replace(database.url, port=relay.port), 1) as store:
+            assert await store.find_key(key.digest) is not None
+            relay.hides_ends = True
+            postgres_server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'sidecar'"
+            )
+            await until(lambda: relay.hidden)
+            await asyncio.sleep(0)  # what it said has come, too
 
             assert await store.find_key(key.digest) is not None
 
