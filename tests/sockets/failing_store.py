@@ -31,6 +31,7 @@ FRESH_S = 1.0
 """How old an answer of the store may be before it is asked again; the setting's default."""
 SOON_S = 3.0
 """About a second, on a busy machine."""
+_CONNECTIONS = CONNECTIONS + 1  # one for whoever watches the database for changes
 _PACKAGE = str(Path(sidecar.__file__).parent)
 
 
@@ -91,7 +92,7 @@ class Scene(Generic[S]):
         ]
         threads = [each for each in threading.enumerate() if each.name != "log-writer"]
         relayed = self.store.relay.connections if isinstance(self.store, ServerStore) else 0
-        return len(tasks) + len(threads) + max(0, relayed - CONNECTIONS)
+        return len(tasks) + len(threads) + max(0, relayed - _CONNECTIONS)
 
 
 def _file_of(coroutine: object) -> str:
