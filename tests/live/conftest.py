@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.harness import RecordingUpstream, configuration
+from tests.harness import OK, ScriptedUpstream, configuration
 from tests.live import installation
 from tests.live.scene import Scene
 from tests.live.site import serving
 from tests.sockets.process import started
+from tests.sockets.test_open_streams import echo, play_events
 
 if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from sidecar.settings import PostgresURL
+    from tests.harness import Received, RecordingUpstream
     from tests.live.site import Site, Visitor
     from tests.postgres import PostgresServer
     from tests.sockets.process import SidecarProcess
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 ROUTES = """
 [[routes]]
 path = "/v1/chat"
+upstream = "chat"
+
+[[routes]]
+path = "/v1/events"
 upstream = "chat"
 
 [[routes]]
@@ -50,6 +57,16 @@ fresh = "{fresh_ms}ms"
 DEFAULT_FRESH_S = 1.0
 SHORT_FRESH_S = 0.4
 """For the second database: another value of the setting is to be kept to, too."""
+
+
+async def answer(asked: Received, reader: StreamReader, writer: StreamWriter) -> None:
+    """Answer as an API does that has event streams and websockets at one path."""
+    if not asked.request_line.startswith(b"GET /v1/events "):
+        writer.write(OK)
+    elif asked.values("upgrade"):
+        await echo(asked, reader, writer)
+    else:
+        await play_events(asked, reader, writer)
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ async def site(script: Path, database: Database) -> AsyncIterator[Site]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def upstream() -> AsyncIterator[RecordingUpstream]:
-    async with RecordingUpstream() as made:
+    async with ScriptedUpstream(answer) as made:
         yield made
 
 
