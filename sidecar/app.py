@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import logging
 import signal
 from typing import TYPE_CHECKING
@@ -18,8 +19,10 @@ from sidecar.control.admin import Admin
 from sidecar.identity import Demand
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
-from sidecar.observe import app_log
+from sidecar.observe import app_log, catalogue
 from sidecar.observe.access_log import AccessLog, LineLog
+from sidecar.observe.metrics import Registry
+from sidecar.observe.process import ProcessMeter
 from sidecar.observe.writer import BatchWriter
 from sidecar.proxy import descriptors
 from sidecar.proxy.certificates import Certificate
@@ -39,14 +42,17 @@ from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
 from sidecar.store.making import make_store
+from sidecar.store.probe import Probe
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sidecar import settings as config
+    from sidecar.observe.metrics import Sample, Snapshot
     from sidecar.proxy.discovery import Resolver
     from sidecar.store.base import Store
+    from sidecar.store.making import Database
 
     MakeOrigin = Callable[[config.UpstreamURL | UnixURL, config.UpstreamTLS], Origin]
 
@@ -87,6 +93,7 @@ class Sidecar:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._store = _store(settings, self._clock)
+        self._probe = Probe(self._store.ping)
         self._writer = BatchWriter(log_descriptor) if settings.log.access else None
         self._opener: asyncio.Task[None] | None = None
         failed = settings.limits.failures
@@ -101,6 +108,14 @@ class Sidecar:
             resolver=resolver or SystemResolver(),
         )
         self._certificate = _certificate(settings, self._clock)
+        self._registry = Registry(
+            *(self._plane.samples, failures.samples, self._authenticator.samples),
+            *(self._store.answers.samples, self._samples),
+            ProcessMeter(self._clock.time()).samples,
+        )
+        self._store.answers.served_from_memory = self._authenticator.stale_served
+        self._configuration = catalogue.CONFIG_INFO(1, _fingerprint(settings))
+        self._loaded_at = self._clock.time()
         self._gateway = Gateway(
             self._plane,
             settings.listen.host,
@@ -112,8 +127,9 @@ class Sidecar:
         self._admin = Admin(
             settings.admin.host,
             settings.admin.port,
-            ping=self._store.ping,
+            ask_store=self.ping_store,
             is_draining=lambda: self._plane.draining,
+            take_snapshots=self._take_snapshots,
         )
         self._is_alone = sockets is None
         self._drain_s = settings.listen.timeouts.drain
@@ -146,9 +162,9 @@ class Sidecar:
         except LayoutError as error:
             await self.stop()
             raise StartError(f"store: {error}", is_mistake=True) from error
-        except StoreUnavailable as error:
-            _LOG.error("the store does not answer; trying on: %s", error)
-            self._opener = asyncio.create_task(self._keep_asking(str(error)), name="store-opener")
+        except StoreUnavailable:
+            # Which the store has said.
+            self._opener = asyncio.create_task(self._keep_asking(), name="store-opener")
         self._authenticator.start()
         listen, admin = self._settings.listen, self._settings.admin
         await self._plane.start()
@@ -162,7 +178,13 @@ class Sidecar:
 
     async def ping_store(self) -> None:
         """Return once the store has answered a question. Raises StoreError."""
-        await self._store.ping()
+        await self._probe.ask()
+
+    def snapshot(self) -> Snapshot:
+        """Return what was counted so far, and how things stand."""
+        # Whether the store answers is not waited for: the next one to ask is told.
+        self._probe.ask_later()
+        return self._registry.snapshot()
 
     async def stop(self) -> None:
         """Be not ready, accept no more, answer what is in flight, and let go of everything."""
@@ -171,6 +193,7 @@ class Sidecar:
             stack.callback(self._close_log)
             stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._authenticator.close)
+            stack.push_async_callback(self._probe.close)
             stack.push_async_callback(self._stop_opening)
             stack.push_async_callback(self._admin.stop)
             await self._gateway.stop(self._drain_s)
@@ -208,23 +231,32 @@ class Sidecar:
             self._opener.cancel()
             await asyncio.gather(self._opener, return_exceptions=True)
 
-    async def _keep_asking(self, told: str) -> None:
-        """Wait for the store, and tell what is wrong with it whenever that is something new.
+    async def _keep_asking(self) -> None:
+        """Wait for the store, which tells in the log what is wrong with it.
 
         It is not opened again: a file that turns up empty may be one that is being copied, and
         gets no tables.
         """
         while True:
             await asyncio.sleep(_REOPEN_S)
-            try:
-                await self._store.ping()
-            except StoreUnavailable as error:
-                if str(error) != told:
-                    told = str(error)
-                    _LOG.error("store: %s", told)
-                continue
-            _LOG.info("the store answers")
-            return
+            with contextlib.suppress(StoreUnavailable):
+                await self._probe.ask()
+                return
+
+    async def _take_snapshots(self) -> Sequence[Snapshot]:
+        return [self.snapshot()]
+
+    def _samples(self) -> Iterator[Sample]:
+        if self._writer is not None:
+            yield from self._writer.samples()
+        if self._certificate is not None and self._certificate.ends_at is not None:
+            yield catalogue.CERTIFICATE_EXPIRY(self._certificate.ends_at)
+        if self._is_alone:
+            yield catalogue.WORKERS(1)
+            yield catalogue.WORKER_RESTARTS(0)
+        yield self._configuration
+        yield catalogue.CONFIG_GENERATION(1)
+        yield catalogue.CONFIG_LOADED(self._loaded_at)
 
     def _access_log(self) -> AccessLog | None:
         if self._writer is None:
@@ -290,7 +322,7 @@ def cannot_listen(name: str, host: str, port: int, error: OSError) -> StartError
     )
 
 
-def _store(settings: config.Settings, clock: Clock) -> Store:
+def _store(settings: config.Settings, clock: Clock) -> Database:
     try:
         return make_store(settings.store, clock)
     except DriverMissing as error:
@@ -381,6 +413,11 @@ def make_check(health: config.Health, internal_lines: bytes) -> Check | None:
     if health.path is None:
         return None
     return Check(health.path.encode(), internal_lines, health.interval, health.timeout)
+
+
+def _fingerprint(settings: config.Settings) -> str:
+    """Return what tells two configurations apart, but for their secrets, which are masked."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
 def _certificate(settings: config.Settings, clock: Clock) -> Certificate | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import BAD_HOST, BAD_TARGET, Refused
+from sidecar.observe.requests import RouteMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,6 +68,8 @@ class Route:
     """Methods served here; empty for all."""
     body_bytes: int = 10 * 1024 * 1024
     """How long a request's body may be."""
+    meter: RouteMeter = field(default_factory=RouteMeter, repr=False)
+    """Counts what becomes of the requests here."""
     prefix: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +88,9 @@ class RouteTable:
         self._by_prefix = {route.prefix.rstrip(b"/"): route for route in routes}
         self._longest = max(map(len, self._by_prefix), default=0)
         self._resolve_again = lru_cache(maxsize=_REMEMBERED)(self._resolve)
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._by_prefix.values())
 
     def resolve(self, target: bytes, host: bytes) -> tuple[Target, Route | None]:
         """Return the checked form of a request *target*, and its route.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -325,6 +326,13 @@ async def test_a_store_that_comes_late_needs_no_restart(world: World, tmp_path: 
             assert (await run.ask(request(b"GET /v1/chat", line))).status == 200
 
 
+async def unready(process: SidecarProcess, why: str) -> None:
+    """Ask until the sidecar is not ready for this reason."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while why not in (await process.ask_admin("/readyz")).json().get("detail", ""):
+            pass
+
+
 async def test_a_store_that_comes_late_is_found_without_being_asked_for(
     world: World, tmp_path: Path
 ) -> None:
@@ -332,20 +340,22 @@ async def test_a_store_that_comes_late_is_found_without_being_asked_for(
     upstream = RecordingUpstream()
     await upstream.start()
     async with started(configuration(path, {"chat": upstream.port}), tmp_path) as process:
-        await process.wait_for(b"the store does not answer; trying on: .*late.sqlite")
+        await process.wait_for(b"the store does not answer: .*late.sqlite: no such file")
         path.touch()
-        await process.wait_for(rb"store: .*late\.sqlite: not Better Auth's database")
+        await process.wait_for(rb"the store does not answer: .*late\.sqlite: not Better Auth's")
         assert path.stat().st_size == 0, "a copy under way gets no tables"
         path.unlink()
-        await process.wait_for(rb"store: .*late\.sqlite: .*(no such|unable|missing)")
+        await unready(process, "no such file")
         with contextlib.closing(sqlite3.connect(tmp_path / "stranger")) as connection:
             connection.execute("CREATE TABLE something (other TEXT)")
             connection.commit()
         (tmp_path / "stranger").rename(path)
-        await process.wait_for(rb"store: .*late\.sqlite: not Better Auth's database")
+        await unready(process, "not Better Auth's database")
         shutil.copyfile(world.path, tmp_path / "copy")
         (tmp_path / "copy").rename(path)
-        await process.wait_for(b"the store answers")
+        await process.wait_for(rb"the store answers, after [0-9.]+ s without")
+        told = re.findall(rb"the store does not answer: [^\"]*", process.stderr)
+        assert len(set(told)) == len(told) > 1, "each reason once"
         assert (await process.ask(request(b"GET /v1/chat", world.key_line))).status == 200
         assert await process.stop() == 0
         assert b"Traceback" not in process.stderr

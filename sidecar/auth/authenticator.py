@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sidecar.auth.api_keys import ApiKeys
 from sidecar.auth.background import Background
@@ -16,15 +16,24 @@ from sidecar.auth.refresher import Records, Refresher
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.signatures import Signatures
 from sidecar.errors import NO_CREDENTIAL, Refusal
+from sidecar.observe.catalogue import (
+    CACHE_ENTRIES,
+    STALE_SERVED,
+    STORE_CONFIRMED,
+    STORE_IN_FLIGHT,
+    STORE_NOTIFIES,
+    STORE_WAITING,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from sidecar.auth.credentials import Presented
     from sidecar.auth.pending import Answer, Pending
     from sidecar.auth.queries import Neighbours
     from sidecar.clock import Clock
     from sidecar.identity import Demand
+    from sidecar.observe.metrics import Sample
     from sidecar.store.base import Account, KeyRecord, SessionRecord, Store
 
 
@@ -67,11 +76,17 @@ class Authenticator:
         self._queries = queries = Queries(
             clock, self._background, neighbours or _Unsuspected(), doubt_s=fresh_s
         )
-        confirmations = Confirmations()
+        self._clock = clock
+        confirmations = self._confirmations = Confirmations()
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
         keys = RecordCache(queries, confirmations, clock, _KEYS, **bounds)
         sessions = RecordCache(queries, confirmations, clock, _SESSIONS, **bounds)
         roles = RecordCache(queries, confirmations, clock, _ROLES, **bounds)
+        self._caches: dict[str, RecordCache[Any]] = {
+            "api_key": keys,
+            "session": sessions,
+            "membership": roles,
+        }
         memberships = Memberships(store, roles)
         self._refresher = Refresher(
             queries,
@@ -127,6 +142,22 @@ class Authenticator:
         It is called soon after, once for all that changed together.
         """
         self._refresher.on_change = call
+
+    def stale_served(self) -> int:
+        """Return how often a record was used that was no longer fresh, for want of an answer."""
+        return sum(cache.stale_served for cache in self._caches.values())
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell what was counted, and how things stand."""
+        yield STALE_SERVED(self.stale_served())
+        for kind, cache in self._caches.items():
+            yield CACHE_ENTRIES(cache.known, kind, "known")
+            yield CACHE_ENTRIES(cache.unknown, kind, "unknown")
+        yield STORE_IN_FLIGHT(self._queries.running)
+        yield STORE_WAITING(self._queries.waiting)
+        yield STORE_NOTIFIES(self._store.notifies)
+        age_s = self._clock.monotonic() - self._confirmations.confirmed_at
+        yield STORE_CONFIRMED(self._clock.time() - age_s if age_s < inf else 0)
 
     async def close(self) -> None:
         """Ask the store no more; who still waits is told that the sidecar is shutting down."""

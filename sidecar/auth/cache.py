@@ -144,6 +144,18 @@ class RecordCache(Generic[R]):
         """Called when a record that was there has changed or gone."""
         self.on_doubt: Callable[[Entry[R]], None] = _do_nothing
         """Called when a record was named as changed while it was read."""
+        self.stale_served = 0
+        """How often a record was used that was no longer fresh."""
+
+    @property
+    def known(self) -> int:
+        """How many records are remembered."""
+        return len(self._entries)
+
+    @property
+    def unknown(self) -> int:
+        """How many names are remembered that the store does not have."""
+        return len(self._unknown)
 
     # For who decides
 
@@ -181,6 +193,7 @@ class RecordCache(Generic[R]):
             return self._load(name, question)
         age = now - self._confirmations.since(entry.read_at)
         if age < self._fresh_s or (age < self._stale_s and self._queries.is_failing(now)):
+            self.stale_served += age >= self._fresh_s
             self._note(entry, now)
             if age >= self._ahead_s(now) and now >= entry.ask_after:
                 self._load(name, question)
@@ -288,6 +301,7 @@ class RecordCache(Generic[R]):
             or self._clock.monotonic() - self._confirmations.since(entry.read_at) >= self._stale_s
         ):
             raise StoreUnavailable("no answer, and none that may stand in")
+        self.stale_served += 1
         return entry
 
     def _load(

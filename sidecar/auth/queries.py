@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from sidecar.auth.background import log_unexpected, logger
+from sidecar.auth.background import log_unexpected
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ SUSPECTS_WAITING = 1024
 """Queries of theirs that wait."""
 PROBES = 2
 """Queries at once while the store does not answer."""
-_SILENCE_S = 10.0
-"""For how long one warning of a failing store speaks for all that follow."""
 
 
 class Neighbours(Protocol):
@@ -148,8 +146,17 @@ class Queries:
         self._suspects: deque[Load[Any]] = deque()
         self._failed_at: float | None = None
         self._retries = 0
-        self._silent_until = float("-inf")
         self._closed = False
+
+    @property
+    def running(self) -> int:
+        """How many questions are being asked."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait for their turn."""
+        return len(self._known) + len(self._new) + len(self._suspects)
 
     def throttle(self, address: str) -> Refusal | None:
         """Return why *address* may not have looked up what is not known, if it may not."""
@@ -171,13 +178,10 @@ class Queries:
             self._retries > 0 or now - self._failed_at < self._doubt_s
         )
 
-    def on_unavailable(self, error: StoreUnavailable) -> None:
+    def on_unavailable(self) -> None:
         """Take that the store did not answer. Who waits for it has waited in vain."""
-        now = self._failed_at = self._clock.monotonic()
+        self._failed_at = self._clock.monotonic()
         self._allowed = PROBES
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE_S
-            logger.warning("the store does not answer: %s", error)
         # They would each wait for the same silence.
         self._fail_waiting()
 
@@ -267,8 +271,8 @@ class Queries:
         self._retries += retry
         try:
             record = await load.question()
-        except StoreUnavailable as error:
-            self.on_unavailable(error)
+        except StoreUnavailable:
+            self.on_unavailable()
             load.fail()
         except Exception as error:  # noqa: BLE001 - a store's bug ends one query, not the queue
             log_unexpected("a query", error)

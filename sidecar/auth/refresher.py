@@ -142,10 +142,10 @@ class Refresher:
             while waiting := [records for records in self._all if records.is_waiting]:
                 records = next((each for each in waiting if each.named), waiting[0])
                 await self._read_batch(records)
-        except StoreUnavailable as error:
+        except StoreUnavailable:
             # What is named stays so, and is asked for by whoever uses it, or with the next look;
             # what is not grows old.
-            self._queries.on_unavailable(error)
+            self._queries.on_unavailable()
             self._drop_due()
         except Exception as error:  # noqa: BLE001 - a store's bug ends this reading, not all
             log_unexpected("reading credentials again", error)

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 from sidecar.errors import Refusal, too_many_failures
 from sidecar.limits.decision import whole_seconds
 from sidecar.limits.windows import Window
+from sidecar.observe.catalogue import FAILURE_NETWORKS, FAILURES, FAILURES_THROTTLED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.clock import Clock
+    from sidecar.observe.metrics import Sample
 
 _NETWORKS = 65_536
 _IPV6_PREFIX = 64
@@ -33,11 +37,16 @@ class FailureLimiter:
         self._window_s = window_s
         self._clock = clock
         self._windows: OrderedDict[str, Window] = OrderedDict()
+        self._counted = 0
+        self._refused = 0
 
     def refusal(self, address: str) -> Refusal | None:
         """Return why what *address* sends is not looked at unless it is known, if it is not."""
         retry_after_s = self.retry_after_s(address)
-        return too_many_failures(retry_after_s) if retry_after_s else None
+        if not retry_after_s:
+            return None
+        self._refused += 1
+        return too_many_failures(retry_after_s)
 
     def has_failed(self, address: str) -> bool:
         """Return whether a bad credential came from *address* in the window that is open."""
@@ -56,6 +65,7 @@ class FailureLimiter:
 
     def count(self, address: str) -> None:
         """Take note of a bad credential from *address*."""
+        self._counted += 1
         network = _network(address)
         now = self._clock.monotonic()
         window = self._windows.get(network)
@@ -65,6 +75,12 @@ class FailureLimiter:
                 self._windows.popitem(last=False)
         window.count += 1
         self._windows.move_to_end(network)
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell what was counted, and how things stand."""
+        yield FAILURES(self._counted)
+        yield FAILURES_THROTTLED(self._refused)
+        yield FAILURE_NETWORKS(len(self._windows))
 
 
 def _network(address: str) -> str:

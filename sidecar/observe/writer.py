@@ -7,6 +7,14 @@ import os
 import queue
 import select
 import threading
+from typing import TYPE_CHECKING
+
+from sidecar.observe.catalogue import LOG_LINES_DROPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.observe.metrics import Sample
 
 _FLUSH_S = 0.1
 _NEWLINE = 0x0A
@@ -35,6 +43,10 @@ class BatchWriter:
         """Whether the last byte written stands within a line, and its rest was lost."""
         self.dropped = 0
         """Lines lost for want of room or by a failed write."""
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell how many lines were lost."""
+        yield LOG_LINES_DROPPED(self.dropped)
 
     def write(self, line: bytes) -> None:
         """Add a line, or several, each with its newline. Called from the loop's thread."""

@@ -15,7 +15,7 @@ from sidecar.proxy.tls import TLSTransport
 
 if TYPE_CHECKING:
     from sidecar.proxy.certificates import Certificate
-    from sidecar.proxy.plane import Plane
+    from sidecar.proxy.plane import Activity, Plane
     from sidecar.proxy.proxy_protocol import ProxyHeader
 
 _logger = logging.getLogger(__name__)
@@ -113,6 +113,11 @@ class Arrival(asyncio.Protocol):
             self._plane.emptied.set()
 
     # Called by the plane
+
+    @property
+    def activity(self) -> Activity:
+        """What it is doing: it came, and no more is known of it."""
+        return "arriving"
 
     def on_deadline(self) -> None:
         """Close what took too long."""

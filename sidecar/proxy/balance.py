@@ -33,6 +33,8 @@ class Balance:
         self.in_use: list[Server] = []
         """In the order of their turns."""
         self.aside: list[Server] = []
+        self.ejections = 0
+        """How often a server was set aside, or found to be down."""
         self.retired: set[Server] = set()
         """Servers that the upstream has no more, as long as they have connections in use."""
 
@@ -126,6 +128,7 @@ class Balance:
         """Take note of a failure, and set the server aside if it is *at_once* or one too many."""
         if not server.standing.fail(now, at_once=at_once) or server in self.retired:
             return
+        self.ejections += 1
         server.trial = None
         if len(self.servers) > 1:
             text = "upstream %s: %s is set aside for %.0f s: %s"
@@ -149,6 +152,7 @@ class Balance:
     def mark(self, server: Server, *, is_down: bool, why: str) -> None:
         """Take active checks' word for whether a server is down, and *why*."""
         server.standing.is_down = is_down
+        self.ejections += is_down
         if is_down:
             _logger.warning("upstream %s: %s is down: %s", self._upstream, server.label, why)
             if len(self.servers) > 1:

@@ -49,6 +49,11 @@ class Certificate:
         self._silent_until = float("-inf")
         self._warn_of_its_end()
 
+    @property
+    def ends_at(self) -> float | None:
+        """When the pair that is in use ends, in Unix seconds; None before it is loaded."""
+        return None if self._validity is None else self._validity.ends.timestamp()
+
     async def watch(self) -> None:
         """Follow the files until cancelled; they are read in a thread."""
         while True:

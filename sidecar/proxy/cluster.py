@@ -5,11 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from sidecar.auth.background import Background
-from sidecar.errors import UPSTREAM_BUSY, UPSTREAM_CLOSED, UPSTREAM_TLS, Refusal, Refused
+from sidecar.errors import (
+    CONNECT_TIMEOUT,
+    UPSTREAM_BUSY,
+    UPSTREAM_CLOSED,
+    UPSTREAM_TLS,
+    UPSTREAM_UNREACHABLE,
+    Refusal,
+    Refused,
+)
+from sidecar.observe.catalogue import (
+    UPSTREAM_CONNECT_FAILURES,
+    UPSTREAM_CONNECTIONS,
+    UPSTREAM_CONNECTIONS_LIMIT,
+    UPSTREAM_CONNECTS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_QUEUE,
+    UPSTREAM_QUEUED,
+    UPSTREAM_RETRIES,
+    UPSTREAM_SERVERS,
+)
 from sidecar.proxy.balance import Balance
 from sidecar.proxy.calls import Call, CallQueue
 from sidecar.proxy.checks import Checks
@@ -18,9 +37,10 @@ from sidecar.proxy.origin import ConnectFailed, tls_reason
 from sidecar.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sidecar.clock import Clock
+    from sidecar.observe.metrics import Sample
     from sidecar.proxy.checks import Check
     from sidecar.proxy.discovery import Resolver
     from sidecar.proxy.origin import Origin
@@ -28,6 +48,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_REASONS = tuple(
+    each.reason for each in (UPSTREAM_UNREACHABLE, UPSTREAM_TLS, UPSTREAM_CLOSED, CONNECT_TIMEOUT)
+)
+"""Why a connection could not be made."""
 _KEPT_S = 60.0
 """How long an unused connection is kept: under the 75 s of nginx and the usual idle limits."""
 _TRIES = 3
@@ -71,6 +95,11 @@ class Cluster:
         self._clock = clock
         self._taken = 0
         """Places that are taken: connections that are open, or being made."""
+        self._made = 0
+        self._queued = 0
+        self._retries = 0
+        self._not_made: Counter[str] = Counter()
+        """Connections that could not be made, by why."""
         self._calls = CallQueue()
         """Requests that wait for a place; there are none while one is free."""
         self._balance = Balance(name, self._on_closed)
@@ -97,15 +126,18 @@ class Cluster:
                 return connection
         return self._take_balanced() if self._only is None else None
 
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """Take a connection back whose response is whole, for the next request if it can be."""
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+        """Take a connection back whose response is whole, for the next request if it can be.
+
+        *now* is monotonic.
+        """
         server = connection.server
         server.standing.is_proven = True
         if not connection.is_reusable:
             # Closing would wait for an upstream that may not read the rest of its request.
             connection.abort()
             return
-        connection.last_used = self._clock.monotonic()
+        connection.last_used = now
         if not self._calls or not self._hand_on(connection):
             server.idle.append(connection)
 
@@ -140,6 +172,7 @@ class Cluster:
         waiting = None if is_retry else self.take_idle()
         if waiting is not None:
             return waiting
+        self._retries += is_retry
         call = Call(is_retry=is_retry)
         while True:
             self._begin(call)
@@ -171,6 +204,28 @@ class Cluster:
         self._discovery.sweep(now)
         if self._checks is not None:
             self._checks.sweep(now)
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell what was counted, and how things stand."""
+        name, balance = self.name, self._balance
+        servers = (*balance.servers, *balance.retired)
+        idle = sum(len(server.idle) for server in servers)
+        connecting = sum(len(server.connecting) for server in servers)
+        yield UPSTREAM_CONNECTIONS(idle, name, "idle")
+        yield UPSTREAM_CONNECTIONS(connecting, name, "connecting")
+        yield UPSTREAM_CONNECTIONS(self._taken - connecting - idle, name, "active")
+        yield UPSTREAM_CONNECTIONS_LIMIT(self._max_connections, name)
+        yield UPSTREAM_CONNECTS(self._made, name)
+        for reason in _REASONS:
+            yield UPSTREAM_CONNECT_FAILURES(self._not_made[reason], name, reason)
+        yield UPSTREAM_RETRIES(self._retries, name)
+        yield UPSTREAM_QUEUE(len(self._calls), name)
+        yield UPSTREAM_QUEUED(self._queued, name)
+        down = sum(server.standing.is_down for server in balance.servers)
+        yield UPSTREAM_SERVERS(len(balance.in_use), name, "in_use")
+        yield UPSTREAM_SERVERS(len(balance.aside) - down, name, "set_aside")
+        yield UPSTREAM_SERVERS(down, name, "down")
+        yield UPSTREAM_EJECTIONS(balance.ejections, name)
 
     async def close(self) -> None:
         """Connect no more, and close what is idle; connections in use close with their requests.
@@ -229,6 +284,7 @@ class Cluster:
             return
         if self.is_full and not call.has_begun:
             raise Refused(UPSTREAM_BUSY)
+        self._queued += 1
         self._calls.add(call, self._clock.monotonic() + self._queue_timeout_s)
         self._make_room()
 
@@ -266,6 +322,7 @@ class Cluster:
         try:
             await server.origin.connect(server.address, connection, self._connect_timeout_s)
         except ConnectFailed as error:
+            self._not_made[error.refusal.reason] += 1
             if not error.is_ours:
                 self._fail(server, f"{error.refusal.reason}: {error}", at_once=True)
             call.tried.add(server)
@@ -279,6 +336,7 @@ class Cluster:
             if not call.outcome.done():
                 call.outcome.set_exception(error)
         else:
+            self._made += 1
             if call.outcome.done():
                 self._keep(connection)
             else:

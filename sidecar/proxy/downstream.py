@@ -18,7 +18,7 @@ from sidecar.proxy.splice import descriptor_of
 if TYPE_CHECKING:
     from sidecar.proxy.bodies import LengthReader
     from sidecar.proxy.forwarded import Peer
-    from sidecar.proxy.plane import Plane
+    from sidecar.proxy.plane import Activity, Plane
 
 _logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Downstream(asyncio.Protocol):
             peername = transport.get_extra_info("peername")
             self.peer = plane.trusted.peer(peername, scheme=self.scheme)
         plane.connections.add(self)
+        plane.accepted += 1
         self._wait_for_request()
         if len(plane.connections) - plane.turned_away > plane.max_connections:
             self._turn_away()
@@ -224,6 +225,15 @@ class Downstream(asyncio.Protocol):
             self._close()
 
     # Called by the plane
+
+    @property
+    def activity(self) -> Activity:
+        """What it is doing."""
+        if self._exchange is not None:
+            return self._exchange.activity
+        if self._state == _IDLE:
+            return "idle"
+        return "request" if self._state in (_HEAD, _DISCARDING) else "closing"
 
     @property
     def is_idle(self) -> bool:
@@ -378,6 +388,7 @@ class Downstream(asyncio.Protocol):
         """Answer bytes that are no request."""
         plane = self._plane
         request_id = plane.new_request_id()
+        plane.unrouted.on_refused_head(refusal.status, refusal.reason)
         self.write(
             render(
                 refusal, request_id, extra=b"", connection=b"Connection: close\r\n", to_head=False

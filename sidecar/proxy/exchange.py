@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from sidecar.limits.local import Decision
     from sidecar.proxy.cluster import Cluster
     from sidecar.proxy.forwarded import Peer
-    from sidecar.proxy.plane import Plane
+    from sidecar.proxy.plane import Activity, Plane
     from sidecar.proxy.request import RequestHead
     from sidecar.proxy.response import ResponseHead
     from sidecar.proxy.transfer import Transfer
@@ -134,11 +134,14 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _upstream_full = False
     _upstream_started = 0.0
+    _upstream_answered = 0.0
+    """When the head of a response came that was not whole at once."""
     _body_sent = False
     """Whether the upstream may have read any of the body."""
     _continued = False
     _wants_websocket = False
     _is_tunnel = False
+    _is_event_stream = False
     _transfer: Transfer | None = None
     _stream: OpenStream | None = None
     _persist = True
@@ -184,6 +187,13 @@ class Exchange:
         if isinstance(body, LengthReader) and body.remaining <= _DISCARDED_BYTES:
             return body
         return None
+
+    @property
+    def activity(self) -> Activity:
+        """What its connection is busy with."""
+        if self._is_tunnel:
+            return "websocket"
+        return "event_stream" if self._is_event_stream else "request"
 
     @property
     def ends_by_close(self) -> bool:
@@ -244,8 +254,11 @@ class Exchange:
                 cross_site=bool(head.origins) and self._is_cross_site(head),
                 address=self._address,
             )
-        outcome = self._plane.authenticator.lookup(route.demand, presented, self._started)
+        plane = self._plane
+        plane.lookups += 1
+        outcome = plane.authenticator.lookup(route.demand, presented, self._started)
         if isinstance(outcome, Pending):
+            plane.misses += 1
             self._pending = outcome
             self._client.deadline = _FOREVER  # the store has a timeout of its own
             outcome.then(self._on_decided_later)
@@ -279,8 +292,11 @@ class Exchange:
             return
         self._identity = outcome
         if outcome.quota is not None and outcome.key_id is not None:
-            decision = self._decision = self._plane.limiter.admit(outcome.key_id, outcome.quota)
+            plane = self._plane
+            plane.limited += 1
+            decision = self._decision = plane.limiter.admit(outcome.key_id, outcome.quota)
             if not decision.allowed:
+                plane.denied[decision.reason] += 1
                 refuse = rate_limited if decision.reason == "rate_limited" else quota_exhausted
                 self._refuse(refuse(decision.retry_after_s))
                 return
@@ -486,6 +502,7 @@ class Exchange:
     def on_switched(self, head: ResponseHead) -> None:
         """Be a tunnel from here on (RFC 6455 section 4): bytes pass both ways as they come."""
         self._status = head.status
+        self._upstream_answered = self._plane.clock.monotonic()
         self._is_tunnel = True
         self._out.append(
             b"%b%b%bx-request-id: %b\r\n%b\r\n"
@@ -516,7 +533,9 @@ class Exchange:
     def on_response(self, head: ResponseHead, *, length_known: bool) -> None:
         """Pass on the head, framed for this client."""
         self._status = head.status
+        self._upstream_answered = self._plane.clock.monotonic()
         if is_event_stream(head.fields):
+            self._is_event_stream = True
             self._watch_credential(has_events=True, has_length=length_known)
         framing = b""
         if not length_known:
@@ -572,12 +591,22 @@ class Exchange:
             self._stop_transfer(self._transfer)  # an upload that the upstream did not wait for
         client = self._client
         client.write(raw)
+        plane, route, sent = self._plane, self._route, self._upstream_started
+        assert route is not None  # noqa: S101 - by which it was forwarded
+        now = plane.clock.monotonic()
         if connection is not None and self._cluster is not None:
-            self._cluster.give_back(connection)
+            self._cluster.give_back(connection, now)
         self._state = _DONE
-        self._plane.requests -= 1
-        if self._plane.log is not None:
-            self._plane.log.write(self._entry())
+        plane.requests -= 1
+        route.meter.on_answered(
+            self._status,
+            sent - self._started,
+            (self._upstream_answered or now) - sent,
+            self.bytes_in,
+            self.bytes_out,
+        )
+        if plane.log is not None:
+            plane.log.write(self._entry(now))
         client.on_exchange_done(persist=self._persist)
 
     def on_upstream_fault(self, refusal: Refusal, *, unheard: bool) -> None:
@@ -740,8 +769,20 @@ class Exchange:
             self._pending = None
         if not self._upstream_started and self._decision is not None and self._decision.allowed:
             self._give_back(self._decision)
-        if self._plane.log is not None:
-            self._plane.log.write(self._entry())
+        plane = self._plane
+        now = plane.clock.monotonic()
+        sent = self._upstream_started
+        meter = plane.unrouted if self._route is None else self._route.meter
+        meter.on_ended(
+            self._status,
+            reason,
+            own_s=(sent or now) - self._started,
+            upstream_s=(self._upstream_answered or now) - sent if sent else None,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+        )
+        if plane.log is not None:
+            plane.log.write(self._entry(now))
 
     # What outlasts the look at its credential
 
@@ -792,6 +833,7 @@ class Exchange:
         """Uncount a request that the upstream never received."""
         if self._identity is not None and self._identity.key_id is not None:
             self._plane.limiter.give_back(self._identity.key_id, decision)
+            self._plane.given_back += 1
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -822,7 +864,7 @@ class Exchange:
         self._persist = False
         return b"Connection: close\r\n"
 
-    def _entry(self) -> Entry:
+    def _entry(self, now: float) -> Entry:
         plane = self._plane
         entry = Entry()
         entry.time = plane.clock.time()
@@ -843,7 +885,6 @@ class Exchange:
             entry.key_id = self._identity.key_id
         if self._cluster is not None:
             entry.upstream = self._cluster.name
-        now = plane.clock.monotonic()
         entry.duration_s = now - self._started
         if self._upstream_started:
             entry.upstream_s = now - self._upstream_started

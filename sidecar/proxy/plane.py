@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
+from sidecar.observe import catalogue
 from sidecar.observe.alarms import Alarms
+from sidecar.observe.requests import RouteMeter
 from sidecar.proxy.open_streams import OpenStreams
+from sidecar.proxy.splice import Splice
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from sidecar.auth.authenticator import Authenticator
     from sidecar.clock import Clock
     from sidecar.limits.failures import FailureLimiter
     from sidecar.limits.local import LocalLimiter
     from sidecar.observe.access_log import AccessLog
+    from sidecar.observe.metrics import Sample
     from sidecar.proxy.cluster import Cluster
     from sidecar.proxy.fields import RequestFields
     from sidecar.proxy.forwarded import TrustedProxies
@@ -39,11 +44,19 @@ _UNDISTURBED_S = 1.0
 """Whoever has waited less may have a request on its way."""
 
 
+Activity = Literal["arriving", "idle", "request", "event_stream", "websocket", "closing"]
+"""What a client's connection is doing."""
+
+
 class Connection(Protocol):
     """A client's connection, as what all of them share sees it."""
 
     deadline: float
     """Monotonic, when it will have waited too long."""
+
+    @property
+    def activity(self) -> Activity:
+        """What it is doing."""
 
     @property
     def is_idle(self) -> bool:
@@ -102,6 +115,20 @@ class Plane:
     turned_away: int = 0
     """How many of the connections are there only to be told that there is no room."""
     max_turned_away: int = TURNED_AWAY
+    unrouted: RouteMeter = field(default_factory=RouteMeter)
+    """Counts what came under no route."""
+    accepted: int = 0
+    """How many connections came as far as HTTP."""
+    lookups: int = 0
+    """How many requests had their credential looked up,"""
+    misses: int = 0
+    """and how many of them waited for the store."""
+    limited: int = 0
+    """How many requests were held against a limit,"""
+    denied: Counter[str] = field(default_factory=Counter)
+    """how many of them were refused, by the limiter's reason,"""
+    given_back: int = 0
+    """and how many were uncounted."""
     alarms: Alarms = field(init=False)
     streams: OpenStreams = field(init=False)
     """Responses that outlast the look at their credential."""
@@ -158,6 +185,29 @@ class Plane:
         for connection in given_up:
             connection.drain()
         return len(given_up)
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell what was counted, and how things stand; looks at each connection."""
+        for route in self.routes:
+            yield from route.meter.samples(route.path, route.upstream)
+        yield from self.unrouted.samples(catalogue.NO_ROUTE, None)
+        yield catalogue.REQUESTS_IN_FLIGHT(self.requests)
+        yield catalogue.REQUESTS_LIMIT(self.max_requests)
+        yield catalogue.SPLICES(Splice.running())
+        activities = Counter(connection.activity for connection in self.connections)
+        for activity in get_args(Activity):
+            yield catalogue.CONNECTIONS(activities[activity], activity)
+        yield catalogue.CONNECTIONS_LIMIT(self.max_connections)
+        yield catalogue.CONNECTIONS_ACCEPTED(self.accepted)
+        yield catalogue.LOOKUPS(self.lookups - self.misses, "hit")
+        yield catalogue.LOOKUPS(self.misses, "miss")
+        yield catalogue.LIMIT_DECISIONS(self.limited - self.denied.total(), "allowed")
+        for reason in ("rate_limited", "quota_exhausted"):
+            yield catalogue.LIMIT_DECISIONS(self.denied[reason], reason)
+        yield catalogue.LIMIT_GIVEN_BACK(self.given_back)
+        yield catalogue.DRAINING(self.draining)
+        for cluster in self.clusters.values():
+            yield from cluster.samples()
 
     async def close(self) -> None:
         """Stop connecting and drop idle upstream connections."""

@@ -104,6 +104,11 @@ class Splice:
         """Whether another may begin."""
         return _IS_AVAILABLE and Splice._running < Splice.at_once
 
+    @staticmethod
+    def running() -> int:
+        """Return how many are under way."""
+        return Splice._running
+
     def close(self) -> None:
         """Stop, and tell nobody."""
         if self._descriptors:

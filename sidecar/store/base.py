@@ -25,6 +25,10 @@ class StoreUnavailable(StoreError):
     """No answer came: unreachable, locked, broken, or slower than `store.timeout`."""
 
 
+class StoreTimeout(StoreUnavailable):
+    """No answer came within `store.timeout`."""
+
+
 class LayoutError(StoreError):
     """What answers is not Better Auth's database; the message says what was expected and found."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar import settings as config
     from sidecar.settings import StoreURL
+    from sidecar.store.answers import Answers
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
@@ -26,7 +27,9 @@ MIGRATION_S = 30.0
 
 
 class Database(Store, Protocol):
-    """A store that can be looked at before it is used."""
+    """A store that can be looked at before it is used, and that counts what it is asked."""
+
+    answers: Answers
 
     async def inspect(self) -> str:
         """Return in words which Better Auth wrote it; looks, and changes nothing.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
-from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
+from sidecar.store.base import LayoutError, StoreError, StoreTimeout, StoreUnavailable
 from sidecar.store.catalogue import examine
 from sidecar.store.connections import (
     LOST,
@@ -281,6 +281,7 @@ class PostgresStore(RowStore[_Database]):
             raise StoreUnavailable(f"{self._url}: {error}") from error
         except (TimeoutError, asyncpg.QueryCanceledError):
             why = f"no answer within {self._timeout_s:g} s"
+            raise StoreTimeout(f"{self._url}: {why}") from None
         except TLSFilesUnusable as error:
             why = str(error)
         except (asyncpg.PostgresError, *LOST, RuntimeError, ValueError, Closed) as error:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from sidecar.store import records
+from sidecar.store.answers import Answers
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.handles import Handle
 
@@ -67,6 +68,7 @@ class RowStore(ABC, Generic[D]):
         """Take where the database is, in words for operators."""
         self._place = place
         self._log = logging.getLogger(type(self).__module__)
+        self.answers = Answers()
         self._closed = True
         self._database: D | None = None
         self._opening: asyncio.Task[D] | None = None
@@ -99,7 +101,8 @@ class RowStore(ABC, Generic[D]):
 
     async def open(self) -> None:
         self._closed = False
-        await self._bounded(self._first())
+        with self.answers.of("open"):
+            await self._bounded(self._first())
 
     async def inspect(self) -> str:
         """Return in words which Better Auth wrote the database; looks, and changes nothing.
@@ -122,10 +125,11 @@ class RowStore(ABC, Generic[D]):
 
         Raises StoreUnavailable.
         """
-        try:
-            return await self._bounded(self._answer(question, parameters))
-        except LayoutError as error:
-            raise StoreUnavailable(str(error)) from error
+        with self.answers.of(question):
+            try:
+                return await self._bounded(self._answer(question, parameters))
+            except LayoutError as error:
+                raise StoreUnavailable(str(error)) from error
 
     async def consult(
         self, compose: Compose, parameters: Secret = NOTHING

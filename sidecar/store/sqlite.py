@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store.base import LayoutError, StoreError, StoreUnavailable
+from sidecar.store.base import LayoutError, StoreError, StoreTimeout, StoreUnavailable
 from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, detect
 from sidecar.store.notification import MISSING
@@ -240,7 +240,7 @@ class SQLiteStore(RowStore[_Database]):
             raise self._translated(error) from error
         except TimeoutError as error:
             message = f"{self._path}: no answer within {self._timeout_s:g} s"
-            raise StoreUnavailable(message) from error
+            raise StoreTimeout(message) from error
         except (OSError, RuntimeError) as error:  # no file handle, or no thread, to be had
             raise StoreUnavailable(f"{self._path}: {type(error).__name__}: {error}") from error
 

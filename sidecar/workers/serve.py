@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -13,8 +15,12 @@ import uvloop
 from sidecar.app import start_listener
 from sidecar.control.admin import Admin
 from sidecar.observe import app_log
+from sidecar.observe.metrics import Registry
+from sidecar.observe.process import ProcessMeter
 from sidecar.observe.writer import BatchWriter
 from sidecar.store.base import StoreUnavailable
+from sidecar.store.probe import Probe
+from sidecar.workers.figures import Figures, samples_of
 from sidecar.workers.parent import Workers
 
 if TYPE_CHECKING:
@@ -48,12 +54,19 @@ async def _serve(settings: Settings, count: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(errors.close)
         stack.callback(_close, lines)
+        probe = Probe(lambda: _ping(workers, settings.store.timeout + _ANSWER_GRACE_S))
+        registry = Registry(
+            partial(samples_of, workers), lines.samples, ProcessMeter(time.time()).samples
+        )
+        figures = Figures(workers, registry)
         admin = Admin(
             settings.admin.host,
             settings.admin.port,
-            ping=lambda: _ping(workers, settings.store.timeout + _ANSWER_GRACE_S),
+            ask_store=probe.ask,
             is_draining=lambda: workers.draining,
+            take_snapshots=figures.take,
         )
+        stack.push_async_callback(probe.close)
         stack.push_async_callback(admin.stop)
         await workers.start()
         stack.push_async_callback(workers.stop)

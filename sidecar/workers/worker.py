@@ -56,6 +56,7 @@ async def _work(order: Order) -> None:
 
 async def _listen(channel: Channel, sidecar: Sidecar, drained: asyncio.Event) -> None:
     """Do what the parent says, and drain once it has gone."""
+    tasks: set[asyncio.Task[None]] = set()
     while (message := await channel.receive()) is not None:
         match message:
             case {"say": "drain"}:
@@ -63,10 +64,19 @@ async def _listen(channel: Channel, sidecar: Sidecar, drained: asyncio.Event) ->
             case {"say": "cut"}:
                 sidecar.stop_waiting()
             case {"ask": "store", "number": number}:
-                channel.send({"number": number, "trouble": await _trouble(sidecar)})
+                # Not waited for here: a store that hangs holds up no other question.
+                asking = asyncio.create_task(_tell_of_store(channel, sidecar, number))
+                tasks.add(asking)
+                asking.add_done_callback(tasks.discard)
+            case {"ask": "figures", "number": number}:
+                channel.send({"number": number, "figures": sidecar.snapshot()})
             case _:
                 raise AssertionError(message)
     drained.set()
+
+
+async def _tell_of_store(channel: Channel, sidecar: Sidecar, number: int) -> None:
+    channel.send({"number": number, "trouble": await _trouble(sidecar)})
 
 
 async def _trouble(sidecar: Sidecar) -> str | None:

@@ -162,17 +162,19 @@ async def test_a_role_that_cannot_be_read_is_503(scene: Scene) -> None:
     assert await scene.refuse(presented) is errors.STORE_UNAVAILABLE
 
 
-async def test_a_failing_store_is_told_of_now_and_then(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    scene.store.available = False
-    for _ in range(21):
-        await scene.refuse(with_key(KEY))
-        scene.clock.advance(1)
-    assert [record.getMessage() for record in caplog.records] == [
-        "the store does not answer: switched off"
-    ] * 3
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
+async def test_what_is_served_for_want_of_an_answer_is_counted(known: Scene) -> None:
+    assert known.authenticator.stale_served() == 0
+    known.clock.advance(2)
+    await known.admit(with_key(KEY))
+    assert known.authenticator.stale_served() == 0, "the store answered"
+    known.store.available = False
+    known.clock.advance(2)
+    for count in (1, 2, 3):
+        await known.admit(with_key(KEY))
+        assert known.authenticator.stale_served() == count
+    known.clock.advance(300)
+    await known.refuse(with_key(KEY))
+    assert known.authenticator.stale_served() == 3
 
 
 class TestUnexpectedErrors:

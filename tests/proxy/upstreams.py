@@ -17,6 +17,7 @@ from tests.proxy.memory_transport import FarEnd, MemoryResolver, Network
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sidecar.clock import Clock
     from sidecar.proxy.upstream import UpstreamConnection
 
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
@@ -86,7 +87,7 @@ class Upstreams:
 
     def request(self, *, is_retry: bool = False) -> Request:
         """Begin a request as an exchange does."""
-        request = Request(self.cluster, is_retry=is_retry)
+        request = Request(self.cluster, self.clock, is_retry=is_retry)
         self._requests.append(request)
         return request
 
@@ -137,8 +138,9 @@ class Upstreams:
 class Request:
     """A request, as far as its connection is concerned."""
 
-    def __init__(self, cluster: Cluster, *, is_retry: bool = False) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock, *, is_retry: bool = False) -> None:
         self._cluster = cluster
+        self._clock = clock
         self.connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self.reason = ""
@@ -167,7 +169,7 @@ class Request:
     def answer(self) -> None:
         """Have its response end, and the connection be free for the next."""
         assert self.connection is not None
-        self._cluster.give_back(self.connection)
+        self._cluster.give_back(self.connection, self._clock.monotonic())
         self.connection = None
 
     def leave(self) -> None:

@@ -300,6 +300,7 @@ async def test_no_secret_is_put_out(
                 await seen.ask_admin(process)
         await upstream.stop()
         await seen.exchange(process, *asking[:8])
+        await seen.ask_admin(process)
         unfinished = await process.connect()
         await unfinished.send(asking[0][:-4])
         command_line = process.command_line
@@ -335,7 +336,7 @@ class Seen:
             self.bytes.append(answer)
 
     async def ask_admin(self, process: SidecarProcess) -> None:
-        for path in ("/readyz", "/healthz"):
+        for path in ("/readyz", "/healthz", "/metrics"):
             answer = await process.ask_admin(path)
             self.bytes.append(answer.head + answer.body)
 

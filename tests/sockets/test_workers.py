@@ -107,6 +107,33 @@ async def test_whoever_is_killed_is_replaced_and_the_others_serve_on(
         assert await process.stop() == 0
 
 
+async def requests_told(process: SidecarProcess) -> float:
+    text = (await process.ask_admin("/metrics")).body.decode()
+    return sum(
+        float(count)
+        for count in re.findall(r"^sidecar_requests_total.* (\S+)$", text, re.MULTILINE)
+    )
+
+
+async def test_metrics_tell_of_all_and_of_those_that_ended(world: World, tmp_path: Path) -> None:
+    async with serving(world, tmp_path) as (process, _):
+        clients = await on_every_worker(process)
+        for client in clients:
+            for _ in range(10):
+                await client.ask(GET)
+        told = await requests_told(process)
+        assert told >= 10 * WORKERS
+        killed, _survivor = await workers(process)
+        os.kill(killed, signal.SIGKILL)
+        await workers(process, WORKERS + 1)
+        assert await requests_told(process) == told
+        text = (await process.ask_admin("/metrics")).body
+        assert b"\nsidecar_workers 2.0\n" in text
+        assert b"\nsidecar_worker_restarts_total 1.0\n" in text
+        assert b"\nsidecar_store_up 1.0\n" in text
+        assert await process.stop() == 0
+
+
 async def test_the_logs_of_all_are_one_stream_of_whole_lines(world: World, tmp_path: Path) -> None:
     async with serving(world, tmp_path) as (process, _):
         path = b"/public" + b"/way" * 1500  # longer than a pipe takes at once
