@@ -236,7 +236,7 @@ def test_a_bound_is_what_the_page_says(bound: str, place: str) -> None:
 
 def test_places_in_the_code_are_there() -> None:
     for page in PAGES.values():
-        for place in re.findall(r"`((?:sidecar|bench|tests)/[\w/.]*)`", page):
+        for place in re.findall(r"`((?:sidecar|bench|deploy|tests)/[\w/.]*)`", page):
             assert (ROOT / place).exists(), place
 
 
@@ -437,7 +437,7 @@ def test_success_comes_early_in_the_readme() -> None:
 
 PLACES = {"dev", "etc", "opt", "run", "srv", "var"}
 """Where operators keep things; everything else is somebody's own machine."""
-SERVED = {"admin", "api", "healthz", "path", "readyz", "status", "v1", "x", "y"}
+SERVED = {"admin", "api", "healthz", "metrics", "path", "readyz", "status", "v1", "x", "y"}
 """First segments of paths that are requested."""
 ABSOLUTE = re.compile(r"(?<![\w/.:*}~\])-])/([A-Za-z][\w.-]*)")
 
