@@ -182,8 +182,9 @@ class Sidecar:
 
     def snapshot(self) -> Snapshot:
         """Return what was counted so far, and how things stand."""
-        # Whether the store answers is not waited for: the next one to ask is told.
-        self._probe.ask_later()
+        if not self._plane.draining:
+            # Whether the store answers is not waited for: the next one to ask is told.
+            self._probe.ask_later()
         return self._registry.snapshot()
 
     async def stop(self) -> None:

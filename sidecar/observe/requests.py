@@ -52,7 +52,7 @@ class RouteMeter:
     def __init__(self) -> None:
         self._cells: dict[int, list[int]] = {}
         """Requests that were answered, by status: how many took so long in the sidecar (rows) and
-        so long at the upstream (columns). One table to count in costs a third of three."""
+        so long at the upstream (columns). One table costs less to count in than three."""
         self._own_s = 0.0
         self._upstream_s = 0.0
         self._bytes_in = 0

@@ -12,6 +12,7 @@ from sidecar import errors
 from sidecar.auth.pending import Pending
 from sidecar.auth.queries import IN_FLIGHT, WAITING_FROM_ONE, Load
 from sidecar.identity import Identity
+from sidecar.observe.catalogue import STORE_IN_FLIGHT, STORE_WAITING
 from tests.auth.scene import ACCOUNT, KEY, Scene, settled, turns, with_key, with_session
 from tests.memory_store import MemoryStore
 
@@ -42,6 +43,21 @@ async def test_a_bounded_number_of_queries_is_in_flight(held: Scene) -> None:
     assert set(await asyncio.gather(*map(settled, answers))) == {errors.KEY_UNKNOWN}
     assert held.store.most_in_flight == IN_FLIGHT
     assert held.store.queries == 500
+
+
+async def test_it_is_told_how_many_are_asked_and_how_many_wait(held: Scene) -> None:
+    def told() -> tuple[float, float]:
+        values = {sample.metric: sample.value for sample in held.authenticator.samples()}
+        return values[STORE_IN_FLIGHT][0], values[STORE_WAITING][0]
+
+    assert told() == (0, 0)
+    answers = [held.look(with_key(f"key-{number}")) for number in range(IN_FLIGHT + 7)]
+    await held.idle()
+    assert told() == (IN_FLIGHT, 7)
+    release(held)
+    await asyncio.gather(*map(settled, answers))
+    await held.idle()
+    assert told() == (0, 0)
 
 
 async def test_a_bounded_number_waits_and_the_next_is_503_at_once(held: Scene) -> None:

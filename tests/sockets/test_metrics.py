@@ -208,6 +208,11 @@ async def test_what_is_remembered(world: World) -> None:
         assert numbers("store_query_failures_total", "find_key", "timeout") == 0
         assert numbers("store_up") == 1
         assert abs(numbers("store_last_answer_timestamp_seconds") - time.time()) < 60
+        assert numbers("store_notifies") == 0
+        async with asyncio.timeout(10):
+            while not numbers("store_last_confirmation_timestamp_seconds"):
+                await numbers.look()
+        assert abs(numbers("store_last_confirmation_timestamp_seconds") - time.time()) < 60
 
 
 async def test_a_store_that_fails(world: World) -> None:
