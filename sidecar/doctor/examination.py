@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.doctor.checks import (
+    changes,
     clock,
     files,
     indexes,
@@ -57,6 +58,7 @@ CHECKS: Final = (
     _Check("store.files", files.look),
     _Check("store.indexes", indexes.look),
     _Check("store.clock", clock.look),
+    _Check("store.changes", changes.look),
     _Check("session.secrets", secrets.fitness, needs_store=False),
     _Check("session.cookie", secrets.cookie),
     _Check("sessions", sessions.look),

@@ -22,6 +22,7 @@ from sidecar.doctor.telling import outcome_as_json, outcome_as_text
 from sidecar.proxy import descriptors
 from sidecar.store.base import StoreUnavailable
 from sidecar.store.inspection import Inspection
+from sidecar.store.making import make_store
 from tests import betterauth
 from tests.certificates import Authority
 from tests.clock import ManualClock
@@ -207,6 +208,7 @@ def test_names_of_checks_are_what_they_are() -> None:
     """Programs look for them."""
     assert [check.name for check in examination.CHECKS] == [
         *("store", "store.rights", "store.files", "store.indexes", "store.clock"),
+        "store.changes",
         *("session.secrets", "session.cookie", "sessions"),
         *("keys.organization", "keys.term", "keys.age", "limits"),
         *("routes", "upstreams", "listen.tls", "listen.open_files"),
@@ -290,6 +292,27 @@ async def test_a_slow_database_is_pointed_out(
     assert found.verdict == "warning"
     assert found.remedy is not None
     assert found.remedy.startswith("run the sidecar nearer to its database")
+
+
+async def test_it_is_told_how_changes_are_noticed(world: World) -> None:
+    settings = settings_for(world.path)
+    looked_for = "changes are looked for every 0.4 s, since change notification is not "
+    assert await told(settings, "store.changes") == [
+        ("ok", looked_for + "installed: run `sidecar migrate`")
+    ]
+    store = make_store(settings.store)
+    await store.open()
+    await store.migrate(remove=False, dry_run=False)
+    await store.close()
+    assert await told(settings, "store.changes") == [
+        ("ok", "changes are told as they are committed")
+    ]
+    trigger = "SELECT name FROM sqlite_master WHERE type = 'trigger' LIMIT 1"
+    [[name]] = world.database.execute(trigger)
+    world.database.execute(f'DROP TRIGGER "{name}"')
+    assert await told(settings, "store.changes") == [
+        ("warning", looked_for + "as these tables need it: run `sidecar migrate`")
+    ]
 
 
 async def test_indexes_are_missed_by_name(tmp_path: Path) -> None:
