@@ -113,7 +113,7 @@ class Sidecar:
             *(self._store.answers.samples, self._samples),
             ProcessMeter(self._clock.time()).samples,
         )
-        self._store.answers.served_from_memory = self._authenticator.stale_served
+        self._store.answers.tell_of_outages(self._authenticator.stale_served)
         self._configuration = catalogue.CONFIG_INFO(1, _fingerprint(settings))
         self._loaded_at = self._clock.time()
         self._gateway = Gateway(

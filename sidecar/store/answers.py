@@ -34,7 +34,7 @@ _KINDS: Final = ("timeout", "layout", "unavailable", "error")
 
 
 class Answers:
-    """Counts a store's questions, times them, and tells of outages in the log.
+    """Counts a store's questions, times them, and tells of outages in the log, if it is to.
 
     An outage begins with a question that gets no answer and ends with the next one that gets some.
     A line tells of its beginning and one of its end. Memory: some numbers for each question there
@@ -53,8 +53,14 @@ class Answers:
         self._told_at = float("-inf")
         """When it was told of the last one that it was told of."""
         self._served_before = 0
-        self.served_from_memory: Callable[[], int] = _none
-        """Tells how many uses were so far made of what is no longer fresh; set by who knows."""
+        self._served: Callable[[], int] | None = None
+
+    def tell_of_outages(self, served_from_memory: Callable[[], int]) -> None:
+        """Have the log say when the store ceases to answer, and when it answers again.
+
+        *served_from_memory* returns how many uses were so far made of what is no longer fresh.
+        """
+        self._served = served_from_memory
 
     @contextmanager
     def of(self, question: str) -> Iterator[None]:
@@ -93,8 +99,10 @@ class Answers:
         if self._failing_since is None:
             self._failing_since = now
             self._outages += 1
-            self._served_before = self.served_from_memory()
+            self._served_before = 0 if self._served is None else self._served()
             self._told = set()
+        if self._served is None:
+            return
         is_news = why not in self._told and len(self._told) < _TOLD_OF
         if is_news and (self._told or now - self._told_at >= SILENCE_S):
             if not self._told:
@@ -105,17 +113,13 @@ class Answers:
     def _on_answer(self) -> None:
         self._answered_at = self._clock.time()
         since, self._failing_since = self._failing_since, None
-        if since is not None and self._told:
+        if since is not None and self._told and self._served is not None:
             lasted_s = self._clock.monotonic() - since
-            served = self.served_from_memory() - self._served_before
+            served = self._served() - self._served_before
             _logger.info(
                 "the store answers, after %.1f s without; served from memory meanwhile: %d",
                 *(lasted_s, served),
             )
-
-
-def _none() -> int:
-    return 0
 
 
 def _kind(error: Exception) -> str:

@@ -27,6 +27,7 @@ class Scene:
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self.clock = ManualClock()
         self.answers = Answers(self.clock)
+        self.answers.tell_of_outages(lambda: 0)
         self._caplog = caplog
         caplog.set_level("INFO", "sidecar.store")
 
@@ -122,7 +123,7 @@ def test_what_says_nothing_of_the_store_changes_nothing(scene: Scene, error: Bas
 class TestLog:
     def test_a_line_tells_of_the_beginning_and_one_of_the_end(self, scene: Scene) -> None:
         served = iter((100, 642))
-        scene.answers.served_from_memory = lambda: next(served)
+        scene.answers.tell_of_outages(lambda: next(served))
         scene.ask()
         for _ in range(1000):
             scene.ask(DOWN)
@@ -133,6 +134,13 @@ class TestLog:
             "ERROR the store does not answer: it is down",
             "INFO the store answers, after 500.0 s without; served from memory meanwhile: 542",
         ]
+
+    def test_it_tells_nothing_unless_it_is_to(self, scene: Scene) -> None:
+        scene.answers = Answers(scene.clock)
+        scene.ask(DOWN)
+        scene.ask()
+        assert scene.log == []
+        assert scene.value(catalogue.STORE_OUTAGES) == (1,)
 
     def test_each_reason_is_told_of_once(self, scene: Scene) -> None:
         for number in range(100):
