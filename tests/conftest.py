@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from tests import betterauth
 from tests.postgres import PostgresServer
+from tests.valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,3 +34,26 @@ def postgres_dump(postgres_server: PostgresServer) -> PostgresURL:
     """Load what Better Auth wrote into PostgreSQL; it is only read."""
     postgres_server.make_database(betterauth.DUMP, betterauth.dump(betterauth.DUMP))
     return postgres_server.url(database=betterauth.DUMP)
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ValkeyServer]:
+    """Run one server for all tests that only read and write."""
+    server = ValkeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey_server(shared_valkey: ValkeyServer) -> ValkeyServer:
+    """Return the server, empty."""
+    shared_valkey.flush()
+    return shared_valkey
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """Run a server for one test, which may stop it."""
+    server = ValkeyServer()
+    yield server
+    server.close()

@@ -16,11 +16,13 @@ _PIECE = 65536
 class Relay:
     """Passes bytes on, both ways, from a port of its own to another one of this machine.
 
-    `tls` has it speak TLS with its clients as PostgreSQL's protocol begins it, and plainly with the
-    server.
+    `tls` has it speak TLS with its clients, and plainly with the server: as PostgreSQL's protocol
+    begins it, or `at_once`.
     """
 
-    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, target: int, tls: ssl.SSLContext | None = None, *, at_once: bool = False
+    ) -> None:
         self.port = 0
         self.accepted = 0
         self.delay_s = 0.0
@@ -35,6 +37,7 @@ class Relay:
         """Whether those who connect are reset at once."""
         self._target = target
         self._tls = tls
+        self._at_once = at_once
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._lost: set[asyncio.StreamWriter] = set()
@@ -60,7 +63,9 @@ class Relay:
         return len(self._tasks)
 
     async def accept(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls if self._at_once else None
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
@@ -94,7 +99,7 @@ class Relay:
             if self.resets:
                 writer.transport.abort()
                 raise ConnectionResetError
-            if self._tls is not None:
+            if self._tls is not None and not self._at_once:
                 await reader.readexactly(8)  # SSLRequest
                 writer.write(b"S")
                 await writer.start_tls(self._tls)

@@ -24,6 +24,7 @@ from sidecar.settings.sections import (
     UpstreamTLS,
 )
 from sidecar.settings.store_urls import PostgresURL, SQLiteURL, StoreURL
+from sidecar.settings.valkey_urls import ValkeyURL
 
 __all__ = [
     "APIKey",
@@ -51,6 +52,7 @@ __all__ = [
     "Upstream",
     "UpstreamTLS",
     "UpstreamURL",
+    "ValkeyURL",
     "find",
     "load",
     "parse",

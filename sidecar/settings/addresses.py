@@ -21,7 +21,7 @@ _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_AUTHORITY}")
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_SOCKET_PATH_BYTES = 107
+SOCKET_PATH_BYTES: Final = 107
 """What `sun_path` holds beside its final NUL (unix(7))."""
 
 
@@ -115,8 +115,8 @@ def _read_unix(path: str) -> UnixURL | None:
         return None
     if not path.isprintable():
         return None
-    if len(path.encode()) > _SOCKET_PATH_BYTES:
-        raise ValueError(f"must be a socket whose path has at most {_SOCKET_PATH_BYTES} bytes")
+    if len(path.encode()) > SOCKET_PATH_BYTES:
+        raise ValueError(f"must be a socket whose path has at most {SOCKET_PATH_BYTES} bytes")
     return UnixURL(path)
 
 

@@ -1,4 +1,4 @@
-"""Who vouches for the servers of upstreams."""
+"""Who vouches for the servers that are connected to."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ import ssl
 from typing import TYPE_CHECKING
 
 from sidecar.settings.indirection import reason
-from sidecar.settings.key_pairs import CertificateError, read_file
+from sidecar.settings.key_pairs import CertificateError, KeyPair, read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sidecar.settings.valkey_urls import ValkeyURL
 
 _ALPN = ["http/1.1"]
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 
 def client_context() -> ssl.SSLContext:
-    """Return how servers are verified: TLS 1.2 or later, their certificate, and its name.
+    """Return how upstreams are verified: TLS 1.2 or later, their certificate, and its name.
 
     It trusts nobody yet.
     """
+    context = _context()
+    context.set_alpn_protocols(_ALPN)
+    return context
+
+
+def valkey_context(url: ValkeyURL) -> ssl.SSLContext:
+    """Return how the server at *url* is verified, and what it is shown if it asks.
+
+    Reads the files that the URL names. Raises CertificateError.
+    """
+    context = _context()
+    trust(context, url.ca_file)
+    if url.cert_file is not None and url.key_file is not None:
+        KeyPair(url.cert_file, url.key_file).load_into(context)
+    return context
+
+
+def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(_ALPN)
     return context
 
 

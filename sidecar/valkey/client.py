@@ -1,0 +1,193 @@
+"""A few connections to one Valkey or Redis server, and commands on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+from valkey import exceptions as driver
+from valkey.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
+
+from sidecar.settings.authorities import valkey_context
+from sidecar.settings.key_pairs import CertificateError
+from sidecar.valkey.errors import Rejected, ValkeyError, ValkeyUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.settings.valkey_urls import ValkeyURL
+
+Argument = str | bytes | int
+"""Part of a command; text goes as UTF-8."""
+
+_CONNECTIONS = 4
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (driver.AuthenticationError, "the server refuses the password, or demands one"),
+    (driver.BusyLoadingError, "the server is loading its data"),
+    (driver.InvalidResponse, "what answers is no Valkey server"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted: {error.verify_message}"),
+    (ssl.SSLError, "TLS failed: {error.reason}"),
+    (socket.gaierror, "its host's name is not known"),
+    (ConnectionRefusedError, "nothing listens there"),
+    (FileNotFoundError, "there is no such socket"),
+    (PermissionError, "the socket may not be opened"),
+)
+"""Kinds of error and what is said of them; the first that fits."""
+
+_CODES: dict[type[driver.ResponseError], str] = {
+    driver.NoPermissionError: "NOPERM",
+    driver.NoScriptError: "NOSCRIPT",
+    driver.OutOfMemoryError: "OOM",
+    driver.ReadOnlyError: "READONLY",
+    driver.ExecAbortError: "EXECABORT",
+}
+"""Those whose text comes without the first word of the server's answer."""
+
+_REJECTED = {
+    "NOPERM": "the server does not let user {user} do this (NOPERM)",
+    "MOVED": "the server is one of a cluster, and a single one is needed (MOVED)",
+    "CROSSSLOT": "the server is one of a cluster, and a single one is needed (CROSSSLOT)",
+    "CLUSTERDOWN": "the server is one of a cluster, and a single one is needed (CLUSTERDOWN)",
+}
+
+
+class Client:
+    """Connections that are made when they are needed and take turns; who finds none idle waits.
+
+    States: open -> closed. Each connection carries one command at a time. What breaks is made anew
+    by the next command, so that a server that was away needs no other care.
+    Memory: *connections* connections, whatever the number of commands, and what is read of a reply.
+    """
+
+    def __init__(
+        self, url: ValkeyURL, *, timeout_s: float, connections: int = _CONNECTIONS
+    ) -> None:
+        """Take the server; each command has *timeout_s*, waiting and connecting included."""
+        self._url = url
+        self._timeout_s = timeout_s
+        self._closed = False
+        self._size = connections
+        self._idle: list[AbstractConnection] = []
+        self._turns = asyncio.Semaphore(connections)
+
+    async def call(self, *command: Argument) -> Any:
+        """Return the server's reply to *command*: bytes, numbers, None, lists of these.
+
+        A command that an idle connection failed to carry is sent again on a new one, so that it may
+        be carried out twice. May be cancelled. Raises ValkeyUnavailable; Rejected is one.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                if self._closed:
+                    raise ValkeyUnavailable(f"{self._url}: closed")
+                return await self._call(command)
+        except TimeoutError as error:
+            message = f"{self._url}: no answer within {self._timeout_s:g} s"
+            raise ValkeyUnavailable(message) from error
+
+    async def close(self) -> None:
+        """Close each connection when its command is done; never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in range(self._size):
+            await self._turns.acquire()
+        while self._idle:
+            with contextlib.suppress(driver.ValkeyError, OSError, TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await self._idle.pop().disconnect()
+        self._turns.release()  # who still waits is told
+
+    async def _call(self, command: tuple[Argument, ...]) -> Any:
+        if self._idle:
+            with contextlib.suppress(driver.ConnectionError, OSError):
+                return await self._carry(self._idle.pop(), command)
+            await self._forget_idle()  # likely to be lost as well
+        try:
+            return await self._carry(await self._connect(), command)
+        except (driver.ValkeyError, OSError) as error:
+            # Without the error itself: a server's text may quote what was sent.
+            failure: ValkeyError = self._unavailable(error)
+        except CertificateError as error:
+            failure = ValkeyUnavailable(f"{self._url}: {error}")
+        raise failure
+
+    async def _carry(self, connection: AbstractConnection, command: tuple[Argument, ...]) -> Any:
+        """Return the reply to *command*; the connection is idle then, or closed if it broke."""
+        try:
+            await connection.send_command(*command)
+            reply = await connection.read_response()
+        except driver.ResponseError as error:
+            self._idle.append(connection)  # the server answered, if only that it will not
+            raise self._rejected(error) from None
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    async def _connect(self) -> AbstractConnection:
+        connection = self._connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    def _connection(self) -> AbstractConnection:
+        url = self._url
+        password = None if url.password is None else url.password.get_secret_value()
+        settings: Mapping[str, Any] = {
+            "db": url.database,
+            "username": url.user,
+            "password": password,
+            # Times are bounded here, for connecting and waiting as well.
+            "socket_timeout": None,
+            # A user who may do nothing but what is needed could not tell its name.
+            "lib_name": None,
+            "lib_version": None,
+        }
+        if url.socket_path is not None:
+            return UnixDomainSocketConnection(path=str(url.socket_path), **settings)
+        if url.tls:
+            return _TLSConnection(valkey_context(url), host=url.host, port=url.port, **settings)
+        return Connection(host=url.host, port=url.port, **settings)
+
+    async def _forget_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
+    def _unavailable(self, error: Exception) -> ValkeyUnavailable:
+        """Return what went wrong in our own words."""
+        if isinstance(error, driver.ResponseError):
+            return self._rejected(error)
+        for each in (error, error.__context__):
+            for kind, why in _REASONS:
+                if isinstance(each, kind):
+                    return ValkeyUnavailable(f"{self._url}: {why.format(error=each)}")
+        return ValkeyUnavailable(f"{self._url}: the connection broke")
+
+    def _rejected(self, error: driver.ResponseError) -> Rejected:
+        text = str(error)
+        first = text.partition(" ")[0]
+        code = _CODES.get(type(error)) or (first if first.isalpha() and first.isupper() else "ERR")
+        if text == "DB index is out of range":
+            why = f"there is no database {self._url.database}"
+        else:
+            why = _REJECTED.get(code, f"the server refuses the command ({code})")
+        message = why.format(user=self._url.user or "default")
+        return Rejected(f"{self._url}: {message}", code)
+
+
+class _TLSConnection(Connection):
+    def __init__(self, context: ssl.SSLContext, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._context = context
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self._context}
