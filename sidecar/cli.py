@@ -48,7 +48,7 @@ from sidecar.workers.serve import serve as serve_by_workers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.settings import ListenTLS, Route, Settings, Upstream
+    from sidecar.settings import ListenTLS, Route, Settings, Store, Upstream
     from sidecar.settings.validity import Validity
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
@@ -347,7 +347,7 @@ def _report_on(config: Path | None) -> _Report:
     try:
         found, notification = asyncio.run(_look_into(settings))
     except StoreError as error:
-        problems.append(Problem("store.url", str(error)))
+        problems.append(Problem(error.setting, str(error)))
     return _Report(
         *(str(path), tuple(problems), settings, found, notification, validity, tuple(warnings))
     )
@@ -385,12 +385,7 @@ def _as_json(report: _Report) -> dict[str, object]:
         "problems": report.problems,
         "warnings": report.warnings,
         "tls": _tls_as_json(report),
-        "store": settings
-        and {
-            "url": str(settings.store.url),
-            "found": report.store,
-            "notification": report.notification and report.notification.state,
-        },
+        "store": settings and _store_as_json(settings.store, report),
         "upstreams": {
             name: _upstream_as_json(upstream) for name, upstream in settings.upstreams.items()
         }
@@ -422,6 +417,15 @@ def _tls_as_json(report: _Report) -> dict[str, object] | None:
     return {"cert_file": str(tls.cert_file), "until": until}
 
 
+def _store_as_json(store: Store, report: _Report) -> dict[str, object]:
+    return {
+        "url": str(store.url),
+        "secondary": store.secondary and str(store.secondary),
+        "found": report.store,
+        "notification": report.notification and report.notification.state,
+    }
+
+
 def _upstream_as_json(upstream: Upstream) -> dict[str, object]:
     tls, health = upstream.tls, upstream.health
     return {
@@ -450,10 +454,11 @@ def _show(report: _Report) -> None:
         if tls := settings.listen.tls:
             until = f"until {report.validity.ends:%Y-%m-%d}" if report.validity else "not usable"
             click.echo(f"tls     {tls.cert_file}: {until}")
-        click.echo(f"store   {settings.store.url}: {report.store or 'not usable'}")
+        store = settings.store
+        places = " and ".join(str(each) for each in (store.url, store.secondary) if each)
+        click.echo(f"store   {places}: {report.store or 'not usable'}")
         if report.notification:
-            fresh_s = settings.store.cache.fresh
-            click.echo(f"changes {report.notification.describe(fresh_s)}")
+            click.echo(f"changes {report.notification.describe(store.cache.fresh)}")
         upstreams = (_upstream_cells(name, each) for name, each in settings.upstreams.items())
         routes = (_route_cells(settings, route) for route in settings.routes)
         for table in ([_UPSTREAMS, *upstreams], [_ROUTES, *routes]):

@@ -28,6 +28,9 @@ FOLDERS = (*DATABASES, *COOKIES)
 DUMP = "postgres-1.7"
 """The folder with a dump of PostgreSQL, keys and sessions."""
 
+SECONDARY = "secondary-1.7"
+"""The folder whose sessions and keys are in a secondary storage alone."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -66,12 +69,12 @@ class Case:
 
 
 def load_cases(folder: str) -> list[Case]:
-    return [_case(raw) for raw in _load(folder, "cases.json")]
+    return [_case(raw) for raw in load(folder, "cases.json")]
 
 
 def config(folder: str) -> dict[str, Any]:
     """Return the set-up that made a folder's database: secret, cookie names, users and so on."""
-    loaded: dict[str, Any] = _load(folder, "config.json")
+    loaded: dict[str, Any] = load(folder, "config.json")
     return loaded
 
 
@@ -85,7 +88,8 @@ def dump(folder: str) -> str:
     return (_DATA / folder / "dump.sql").read_text(encoding="utf-8")
 
 
-def _load(folder: str, name: str) -> Any:
+def load(folder: str, name: str) -> Any:
+    """Return what is in a folder's file of JSON."""
     return json.loads((_DATA / folder / name).read_bytes())
 
 

@@ -358,7 +358,7 @@ class BetterAuthDatabase:
         return f"{declared} references {self.table(target)} ({self.column('id')}){cascade}"
 
     def _insert(self, table: str, columns: dict[str, object]) -> str:
-        created = FIRST_CREATION + self._made
+        created = self.next_creation()
         stamps = {name: created for name in _STAMPS if name in TABLES[table]}
         row = {
             self.column(name): self._stored(name, value)
@@ -370,6 +370,10 @@ class BetterAuthDatabase:
         )
         return str(columns["id"])
 
+    def next_creation(self) -> int:
+        """Return when the row that is made now was created, in Unix seconds."""
+        return FIRST_CREATION + self._made
+
     def _stored(self, name: str, value: object) -> object:
         match value:
             case Raw():
@@ -379,7 +383,7 @@ class BetterAuthDatabase:
             case dict() | list():
                 written = json.dumps(value, separators=(",", ":"))
                 return json.dumps(written) if self._is_written_twice(name) else written
-            case int() | float() if _is_date(name):
+            case int() | float() if is_date(name):
                 return self._date(value)
         return value
 
@@ -408,7 +412,7 @@ def signed(token: str, secret: str) -> str:
     return quote(f"{token}.{base64.b64encode(signature).decode()}", safe="")
 
 
-def _is_date(name: str) -> bool:
+def is_date(name: str) -> bool:
     return any(
         columns.get(name, "").startswith("date") for columns in (*TABLES.values(), ADMIN["user"])
     )

@@ -20,6 +20,7 @@ from sidecar import __version__, cli
 from sidecar.cli import main
 from sidecar.settings import load
 from sidecar.store.schema import create
+from tests import betterauth
 from tests.certificates import Authority
 from tests.postgres import PostgresDatabase
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from sidecar.settings import Settings
     from tests.postgres import PostgresServer
+    from tests.valkey_server import ValkeyServer
 
 SECRET = "a-secret-that-no-output-may-hold"
 CONFIG = """
@@ -819,6 +821,48 @@ def test_check_shows_a_store_in_postgresql_without_its_password(
         f"store   {shown}: Better Auth 1.5 to 1.7 (keys belong to their referenceId); camelCase"
         " columns; uuid ids; dates as timestamps with time zone; without bans (no admin plugin);"
         " schema checked"
+    )
+
+
+def test_check_shows_a_secondary_storage_without_its_password(
+    tmp_path: Path, valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE", str(valkey_server.url))
+    path = write_config(tmp_path, betterauth.copy_database(betterauth.SECONDARY, tmp_path))
+    add_storage(path)
+
+    result = invoke("check", "--config", path)
+    document = json.loads(invoke("check", "--config", path, "--json").stdout)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = f"sqlite:///{tmp_path / 'auth.sqlite'} and {valkey_server.url}"
+    assert result.stdout.splitlines()[1] == (
+        f"store   {shown}: Better Auth 1.5 to 1.7 (keys belong to their referenceId); camelCase"
+        " columns; dates as ISO 8601 text; without bans (no admin plugin); sessions in the"
+        " secondary storage; API keys in the secondary storage"
+    )
+    assert document["store"]["secondary"] == str(valkey_server.url)
+
+
+def test_a_secondary_storage_that_does_not_answer_is_a_mistake_in_its_setting(
+    tmp_path: Path, own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_valkey.stop()
+    monkeypatch.setenv("STORAGE", f"redis://:canary@127.0.0.1:{own_valkey.port}")
+    path = write_config(tmp_path, betterauth.copy_database(betterauth.SECONDARY, tmp_path))
+    add_storage(path)
+
+    result = invoke("check", "--config", path)
+
+    assert result.exit_code == 1
+    assert f"store.secondary: {own_valkey.url}: nothing listens there" in result.stderr
+    assert "canary" not in result.output
+
+
+def add_storage(config: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    config.write_text(
+        text.replace("[store]", '[store]\nsecondary = "env:STORAGE"'), encoding="utf-8"
     )
 
 

@@ -48,7 +48,7 @@ def transplant(server: PostgresServer, folder: str, layout: str, directory: Path
     """Put a folder's rows into a schema of its own."""
     target = replace(POSTGRES_LAYOUTS[layout], admin=folder == "sqlite-1.7", metadata_twice=False)
     with closing(sqlite3.connect(betterauth.copy_database(folder, directory))) as source:
-        rows = {table: _rows(source, table) for table in TABLES}
+        rows = {table: rows_of(source, table) for table in TABLES}
     ids = _new_ids(rows, target.ids)
     with PostgresDatabase(server, target, schema=f"{folder} {layout}") as database:
         for table, found in rows.items():
@@ -66,7 +66,7 @@ def transplant(server: PostgresServer, folder: str, layout: str, directory: Path
     return Transplant(database.url, cases)
 
 
-def _rows(source: sqlite3.Connection, table: str) -> list[dict[str, object]]:
+def rows_of(source: sqlite3.Connection, table: str) -> list[dict[str, object]]:
     """Return the rows of a table by Better Auth's own names, dates in Unix seconds."""
     found = source.execute(f'SELECT * FROM "{table}"')
     names = [_camel(str(column[0])) for column in found.description]

@@ -10,12 +10,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.settings.addresses import FILE, HOST, PORT, UPSTREAM_URL, UpstreamURL
-from sidecar.settings.authorities import client_context, trust
+from sidecar.settings.authorities import client_context, trust, valkey_context
 from sidecar.settings.forms import SWITCH
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.settings.names import PASSWORD, PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.sections import Admin, Listen, Route, Section
+from sidecar.settings.valkey_urls import VALKEY_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,6 +42,8 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _demands_on_nobody(tree)
     yield from _headers_from_nobody(tree)
     yield from _unusable_key_pair(("listen", "tls"), value_at(tree, ("listen", "tls")))
+    yield from _secondary_of_nothing(tree)
+    yield from _unusable_valkey_certificates(tree, ("store", "secondary"))
     yield from _shared_listeners(tree)
     for name, upstream in _upstreams(tree):
         place: Place = ("upstreams", name)
@@ -99,6 +102,25 @@ def _headers_from_nobody(tree: Tree) -> Iterator[Mistake]:
         [],
     ):
         yield place, "needs listen.trusted_proxies: without them every connection would be closed"
+
+
+def _secondary_of_nothing(tree: Tree) -> Iterator[Mistake]:
+    store = value_at(tree, ("store",))
+    if not isinstance(store, dict) or "secondary" in store:
+        return
+    for setting in ("secondary_prefix", "secondary_holds"):
+        if setting in store:
+            yield ("store", setting), "needs store.secondary: there is no secondary storage"
+
+
+def _unusable_valkey_certificates(tree: Tree, place: Place) -> Iterator[Mistake]:
+    url = _valid(VALKEY_URL, value_at(tree, place))
+    if url is None or not url.tls:
+        return
+    try:
+        valkey_context(url)
+    except CertificateError as error:
+        yield place, f"{error.setting} {error.message}"
 
 
 def _unusable_key_pair(place: Place, tls: object) -> Iterator[Mistake]:

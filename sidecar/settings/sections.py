@@ -36,6 +36,7 @@ from sidecar.settings.names import (
 )
 from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
 from sidecar.settings.store_urls import StoreAddress
+from sidecar.settings.valkey_urls import ValkeyAddress
 
 Connections = Annotated[int, whole_number(1, 1_000_000)]
 Workers = Annotated[int | Literal["auto"], whole_number_or("auto", 1, 1024)]
@@ -146,6 +147,21 @@ class Store(Section):
     timeout: Duration = setting("2s", "until a query, or a connect, is given up")
     names: Mapping[StoreName, Text] = setting(
         {}, "what the database calls tables and columns whose names cannot be guessed"
+    )
+    secondary: ValkeyAddress | None = setting(
+        None,
+        "Better Auth's `secondaryStorage`, where it keeps sessions or API keys in Valkey or Redis;"
+        " a URL with a password belongs into `env:` or `file:`",
+    )
+    secondary_prefix: Text | None = setting(
+        None,
+        "what every name there begins with; without it: nothing, or `better-auth:` as Better Auth's"
+        " own Redis storage has it",
+    )
+    secondary_holds: Annotated[tuple[CredentialKind, ...], Field(min_length=1)] | None = setting(
+        None,
+        "what is kept there alone, and read there alone; what is not named is read in the database"
+        " alone; without it: see docs/better-auth.md",
     )
     cache: StoreCache = Field(default_factory=StoreCache)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,9 @@ REREAD = 500
 
 class StoreError(Exception):
     """Something about the store; the message is for operators and holds no secret."""
+
+    setting: ClassVar[str] = "store.url"
+    """Where the configuration says what this is about."""
 
 
 class StoreUnavailable(StoreError):

@@ -10,7 +10,7 @@ from sidecar.store.layout import Layout, concerns, detect
 from sidecar.store.rows import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sidecar.store.connections import Connection, Connections, Row
 
@@ -84,9 +84,11 @@ async def examine(
     search_path: Sequence[str],
     names: Mapping[str, str],
     role: str,
+    may_lack: Collection[str] = (),
 ) -> Found:
     """Return the layout of the database, of the first table by each name in the search path.
 
+    It *may lack* tables that are kept elsewhere.
     Raises LayoutError; StoreUnavailable where *role* may not read what it must; and what
     `Connections.fetch` raises.
     """
@@ -101,7 +103,7 @@ async def examine(
     catalogue = {table.name: types.get(table.oid, {}) for table in tables.values()}
     schemas = {table.name: table.schema for table in tables.values()}
     try:
-        layout = detect(catalogue, names, schemas)
+        layout = detect(catalogue, names, schemas, may_lack)
     except LayoutError as error:
         raise _explained(error, everything, tables, names) from error
     _check_rights(layout, tables, {(oid, name) for oid, name, _, may in columns if may}, role)

@@ -33,6 +33,10 @@ class Dialect(Protocol):
         """Return the condition that *column* equals a parameter, which count from 1."""
         ...
 
+    def each(self) -> str:
+        """Return the statement that gives each text of the parameter, a JSON list, as `owner`."""
+        ...
+
     def plain(self, expression: str, kind: str | None) -> str:
         """Return what reads a value."""
         ...
@@ -59,6 +63,9 @@ class SQLiteDialect:
     def asked(self, column: str, kind: str | None, number: int) -> str:
         return f"{column} = ?"
 
+    def each(self) -> str:
+        return "SELECT CAST(j.value AS text) AS owner FROM json_each(?) AS j"
+
     def plain(self, expression: str, kind: str | None) -> str:
         return expression
 
@@ -82,6 +89,9 @@ class PostgresDialect:
         if family == "other":
             return f"CAST({column} AS text) = {value}"
         return f"{column} = {_cast(value, family)}"
+
+    def each(self) -> str:
+        return "SELECT j.owner FROM json_array_elements_text(CAST($1 AS json)) AS j(owner)"
 
     def plain(self, expression: str, kind: str | None) -> str:
         if kind in _NATIVE:

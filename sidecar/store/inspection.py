@@ -96,6 +96,8 @@ class Inspection:
         layout, own = await self.layout(), self._own
         found = []
         for table, column in INDEXED:
+            if table not in layout.tables:
+                continue
             names = Secret((own.name(layout, table),))
             kinds = await self._ask(lambda *_: own.kind, names)
             columns = await self._ask(lambda *_: own.indexed, names)
@@ -149,6 +151,8 @@ class Inspection:
 
     async def expiries(self) -> list[float]:
         """Return when the first ROWS_READ + 1 sessions end, in Unix seconds; 0 for no date."""
+        if not (await self.layout()).has_sessions:
+            return []
         rows = await self._ask(expiries)
         return [_moment(value) or 0.0 for (value,) in rows]
 

@@ -17,7 +17,7 @@ from sidecar.settings.tables import COLUMNS, KEY_OWNERS, NEEDED
 from sidecar.store.base import LayoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     Catalogue = Mapping[str, Iterable[str]]
 
@@ -48,6 +48,11 @@ class Layout:
     def owner_may_be_organization(self) -> bool:
         """Whether a key's owner may be an organization."""
         return self.key_owner == "referenceId"
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether there is a table of sessions: a secondary storage may keep them alone."""
+        return "session" in self.tables
 
     @property
     def knows_bans(self) -> bool:
@@ -122,26 +127,32 @@ def detect(
     catalogue: Catalogue,
     names: Mapping[str, str] | None = None,
     schemas: Mapping[str, str] | None = None,
+    may_lack: Collection[str] = (),
 ) -> Layout:
     """Return the layout of the database whose tables (and views) have the columns in *catalogue*.
 
     Columns that come as a mapping have their types with them. *names* tells what the database
     calls `table` or `table.column`, where that cannot be guessed; *schemas*, in which schema its
-    tables are.
+    tables are. It *may lack* tables that are kept elsewhere.
     Raises LayoutError, naming every table and column that is missing.
     """
     given = names or {}
-    tables = _tables(catalogue, given)
+    tables = _tables(catalogue, given, may_lack)
     columns = {ours: _columns(ours, catalogue[theirs], given) for ours, theirs in tables.items()}
+    missing = [
+        _wanted(ours, given)
+        for ours in NEEDED
+        if ours not in tables and (ours not in may_lack or ours in given)
+    ]
     problems = [
-        *_listed("table", [_wanted(ours, given) for ours in NEEDED if ours not in tables]),
+        *_listed("table", missing),
         *_listed("column", _missing_columns(columns, given)),
     ]
     if problems:
         raise LayoutError(
             f"not Better Auth's database: missing {' and '.join(problems)}; expected are the"
             f" tables {', '.join(NEEDED)} as Better Auth 1.2 to 1.7 makes them,"
-            f" found are {_shown(catalogue)}"
+            f" found are {_shown(catalogue)}{_elsewhere(missing)}"
         )
     return Layout(
         tables,
@@ -152,12 +163,15 @@ def detect(
     )
 
 
-def _tables(catalogue: Catalogue, given: Mapping[str, str]) -> dict[str, str]:
+def _tables(
+    catalogue: Catalogue, given: Mapping[str, str], may_lack: Collection[str]
+) -> dict[str, str]:
     """Return what the database calls each table: a name that is given, or all alike."""
     open_names = [ours for ours in NEEDED if ours not in given]
     found = {ours: _find(ours, catalogue) for ours in open_names}
     plural = {ours: _find(f"{ours}s", catalogue) for ours in open_names}
-    if None in found.values() and None not in plural.values():
+    wanted = [ours for ours in open_names if ours not in may_lack]
+    if not all(found[ours] for ours in wanted) and all(plural[ours] for ours in wanted):
         found = plural
     found |= {ours: given[ours] for ours in NEEDED if given.get(ours) in catalogue}
     return {ours: theirs for ours in NEEDED if (theirs := found.get(ours)) is not None}
@@ -221,6 +235,12 @@ def _listed(kind: str, names: list[str]) -> list[str]:
     if not names:
         return []
     return [f"{kind if len(names) == 1 else kind + 's'} {', '.join(names)}"]
+
+
+def _elsewhere(missing: list[str]) -> str:
+    if missing != ["session"]:
+        return ""
+    return "; where Better Auth keeps sessions in Redis or Valkey, set store.secondary"
 
 
 def _shown(names: Iterable[str]) -> str:

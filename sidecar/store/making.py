@@ -8,10 +8,13 @@ from sidecar.clock import Clock, SystemClock
 from sidecar.settings import PostgresURL
 from sidecar.store.base import DriverMissing, Store
 from sidecar.store.rows import NOTHING
+from sidecar.store.secondary import SecondaryStore
 from sidecar.store.sqlite import SQLiteStore
+from sidecar.valkey.errors import DriverMissing as ValkeyDriverMissing
+from sidecar.valkey.making import make_client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sidecar import settings as config
     from sidecar.settings import StoreURL
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
-    from sidecar.store.rows import Compose, Row, Secret
+    from sidecar.store.records import Owner
+    from sidecar.store.rows import Compose, Findings, Row, Secret
 
 
 MIGRATION_S = 30.0
@@ -63,6 +67,33 @@ class Database(Store, Protocol):
         ...
 
 
+class Rows(Database, Protocol):
+    """A database, as one that a secondary storage stands beside is asked."""
+
+    async def look_into(self) -> Findings:
+        """Return what is in the database; looks, and changes nothing. Raises as `inspect` does."""
+        ...
+
+    async def has_keys(self) -> bool:
+        """Return whether the table of API keys has any."""
+        ...
+
+    async def find_owners(
+        self, ids: Collection[str], seen: Mapping[str, Owner]
+    ) -> dict[str, Owner]:
+        """Return the user or the organization with each of these *ids*, if there is any.
+
+        At most REREAD. Of *seen*, by their ids, the very same object where nothing has changed.
+        """
+        ...
+
+
+class StorageDriverMissing(DriverMissing):
+    """The library that speaks to the secondary storage is not installed."""
+
+    setting = "store.secondary"
+
+
 def make_store(
     settings: config.Store, clock: Clock | None = None, *, create_tables: bool = True
 ) -> Database:
@@ -70,6 +101,26 @@ def make_store(
 
     *create_tables*: whether `open` gives an empty SQLite file the tables of Better Auth.
     """
+    database = _database(settings, clock, create_tables=create_tables)
+    if settings.secondary is None:
+        return database
+    try:
+        storage = make_client(settings.secondary, timeout_s=settings.timeout)
+    except ValkeyDriverMissing as error:
+        raise StorageDriverMissing(str(error)) from error
+    return SecondaryStore(
+        database,
+        storage,
+        prefix=settings.secondary_prefix,
+        holds=settings.secondary_holds,
+        fresh_s=settings.cache.fresh,
+    )
+
+
+def _database(settings: config.Store, clock: Clock | None, *, create_tables: bool) -> Rows:
+    holds = settings.secondary_holds
+    are_sessions_elsewhere = settings.secondary and (holds is None or "session" in holds)
+    may_lack = ("session",) if are_sessions_elsewhere else ()
     url, names = settings.url, settings.names
     fresh_s, monotonic = settings.cache.fresh, (clock or SystemClock()).monotonic
     if not isinstance(url, PostgresURL):
@@ -80,6 +131,7 @@ def make_store(
             fresh_s=fresh_s,
             monotonic=monotonic,
             create_tables_if_empty=create_tables,
+            may_lack=may_lack,
         )
     try:
         from sidecar.store.postgres import PostgresStore  # noqa: PLC0415  # an extra
@@ -90,7 +142,12 @@ def make_store(
             'PostgreSQL needs asyncpg: install Sidecar with its extra, "sidecar[postgres]"'
         ) from error
     return PostgresStore(
-        url, timeout_s=settings.timeout, names=names, fresh_s=fresh_s, monotonic=monotonic
+        url,
+        timeout_s=settings.timeout,
+        names=names,
+        fresh_s=fresh_s,
+        monotonic=monotonic,
+        may_lack=may_lack,
     )
 
 
@@ -102,7 +159,7 @@ async def migrate(
     Raises DriverMissing, LayoutError, StoreUnavailable, RightsMissing.
     """
     there = {"url": url or settings.url, "timeout": MIGRATION_S}
-    store = make_store(settings.model_copy(update=there))
+    store = _database(settings.model_copy(update=there), None, create_tables=True)
     reader = settings.url.user if isinstance(settings.url, PostgresURL) else None
     try:
         return await store.migrate(remove=remove, dry_run=dry_run, reader=reader)

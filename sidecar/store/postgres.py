@@ -26,12 +26,12 @@ from sidecar.store.migration import RightsMissing
 from sidecar.store.postgres_migration import LOCK_S, carry_out, plan
 from sidecar.store.postgres_rereads import compose_rereads, reread
 from sidecar.store.postgres_watch import PostgresWatcher, see
-from sidecar.store.rows import R, RowStore, Secret
+from sidecar.store.rows import Findings, R, RowStore, Secret
 from sidecar.store.statements import Statements, compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Row
@@ -122,9 +122,11 @@ class PostgresStore(RowStore[_Database]):
         names: Mapping[str, str] | None = None,
         fresh_s: float = 1.0,
         monotonic: Callable[[], float] = time.monotonic,
+        may_lack: Collection[str] = (),
     ) -> None:
         self._url = url
         super().__init__(self._url)
+        self._may_lack = may_lack
         self._timeout_s = timeout_s
         self._fresh_s = fresh_s
         self._monotonic = monotonic
@@ -140,8 +142,11 @@ class PostgresStore(RowStore[_Database]):
             kinds = [layout.type_of(*column) for column in _ASKED_OF.get(question, ())]
             if kinds and not can_hold(kinds, parameters):
                 return layout, []
+            sql = database.sql[question]
+            if not sql:
+                return layout, []
             try:
-                rows = await database.connections.fetch(database.sql[question], parameters)
+                rows = await database.connections.fetch(sql, parameters)
             except _STALE:
                 self._retire(database, "its tables or the role's rights changed")
                 continue
@@ -171,7 +176,8 @@ class PostgresStore(RowStore[_Database]):
         try:
             async with asyncio.timeout(self._timeout_s):
                 found = await examine(
-                    connections, self._url.search_path, self._names, self._url.user
+                    *(connections, self._url.search_path, self._names, self._url.user),
+                    self._may_lack,
                 )
         except BaseException:
             self._later(connections.close())
@@ -181,13 +187,16 @@ class PostgresStore(RowStore[_Database]):
         sql = asdict(statements) | rereads
         return _Database(found.version, found.layout, statements, sql, connections)
 
-    async def _inspect(self) -> str:
+    async def _inspect(self) -> Findings:
         database = await self._look()
         try:
             layout = database.layout
             described = layout.describe(await self._dates(database))
             schemas = sorted({*layout.schemas.values()} - {"public"})
-            return "; ".join((described, *(f"schema {name}" for name in schemas)))
+            words = "; ".join((described, *(f"schema {name}" for name in schemas)))
+            sql = database.statements.has_keys
+            ((has_keys, _),) = await database.connections.fetch(sql, Secret())
+            return Findings(words, layout.has_sessions, bool(has_keys))
         finally:
             await database.connections.close()
 
@@ -213,6 +222,7 @@ class PostgresStore(RowStore[_Database]):
             fresh_s=self._fresh_s,
             timeout_s=self._timeout_s,
             monotonic=self._monotonic,
+            may_lack=self._may_lack,
         )
 
     async def migrate(
@@ -229,12 +239,11 @@ class PostgresStore(RowStore[_Database]):
         connection = await connect(self._url, self._timeout_s)
         try:
             planned = await plan(
-                connection,
-                self._url,
-                self._names,
+                *(connection, self._url, self._names),
                 removes=remove,
                 checks_rights=not dry_run,
                 reader=reader,
+                may_lack=self._may_lack,
             )
             if planned.statements and not dry_run:
                 await carry_out(connection, planned)
@@ -261,7 +270,8 @@ class PostgresStore(RowStore[_Database]):
     async def _notification(self) -> Notification:
         connection = await connect(self._url, self._timeout_s)
         try:
-            return (await see(connection, self._url, self._names)).notification
+            sight = await see(connection, self._url, self._names, self._may_lack)
+            return sight.notification
         finally:
             await connection.close(self._timeout_s)
 

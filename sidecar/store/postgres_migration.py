@@ -21,7 +21,7 @@ from sidecar.store.postgres_notification import (
 from sidecar.store.rows import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Connection
@@ -45,6 +45,7 @@ async def plan(
     removes: bool,
     checks_rights: bool,
     reader: str | None,
+    may_lack: Collection[str] = (),
 ) -> Migration:
     """Return what is to be done; tables that are made are for the role *reader*, too.
 
@@ -55,7 +56,7 @@ async def plan(
     kinds: Mapping[str, str]
     foreign: Mapping[str, str] = {}
     try:
-        found = await examine(connection, url.search_path, names, url.user)
+        found = await examine(connection, url.search_path, names, url.user, may_lack)
     except NoTables:
         if removes:
             return Migration(False, "unchanged", (), "")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from sidecar.store.connections import Connection
     from sidecar.store.layout import Layout
+    from sidecar.store.notification import Told
 
 _FUNCTION: Final = "sidecar_tell"
 _EVENTS: Final = ("insert", "update", "delete", "truncate")
@@ -128,7 +129,7 @@ class Installed:
 
 def channel(layout: Layout) -> str:
     """Return the channel: another one for tables of another name, or in another schema."""
-    tables = "\0".join(layout.table(table) for table in TOLD)
+    tables = "\0".join(layout.table(table) for table in _told(layout))
     return f"sidecar_{hashlib.sha256(tables.encode()).hexdigest()[:16]}"
 
 
@@ -164,7 +165,7 @@ def standing(installed: Installed, layout: Layout, kinds: Mapping[str, str]) -> 
         return MISSING
     wanted = {
         (layout.schemas[table], layout.tables[table], f"sidecar_{event}")
-        for table, event in _wanted()
+        for table, event in _wanted(layout)
     }
     is_whole = {*installed.triggers} == wanted and all(installed.triggers.values())
     return INSTALLED if is_whole and installed.source == _source(layout) else OUTDATED
@@ -172,13 +173,15 @@ def standing(installed: Installed, layout: Layout, kinds: Mapping[str, str]) -> 
 
 def not_tables(layout: Layout, kinds: Mapping[str, str]) -> list[str]:
     """Return those that are views or another server's: what changes there, nothing here tells."""
-    return [layout.table(table) for table in TOLD if kinds[table] not in {"r", "p"}]
+    return [layout.table(table) for table in _told(layout) if kinds[table] not in {"r", "p"}]
 
 
 def install(installed: Installed, layout: Layout) -> list[str]:
     """Return the statements that make of what is there what should be."""
     triggers = [
-        statement for table, event in _wanted() for statement in _trigger(layout, table, event)
+        statement
+        for table, event in _wanted(layout)
+        for statement in _trigger(layout, table, event)
     ]
     return [*_drop_triggers(installed), _function(layout), *triggers]
 
@@ -189,8 +192,13 @@ def remove(installed: Installed, layout: Layout) -> list[str]:
     return [*_drop_triggers(installed), *function]
 
 
-def _wanted() -> Iterator[tuple[str, str]]:
-    for table, told in TOLD.items():
+def _told(layout: Layout) -> dict[str, Told]:
+    """Return what is told of the tables that there are."""
+    return {table: told for table, told in TOLD.items() if table in layout.tables}
+
+
+def _wanted(layout: Layout) -> Iterator[tuple[str, str]]:
+    for table, told in _told(layout).items():
         for event in _EVENTS:
             if event != "insert" or told.inserts:
                 yield table, event
@@ -238,9 +246,10 @@ def _function(layout: Layout) -> str:
 
 def _source(layout: Layout) -> str:
     """Return the function's text; it changes with the triggers, since it has their digest."""
-    triggers = (part for table, event in _wanted() for part in _trigger(layout, table, event))
+    triggers = (part for table, event in _wanted(layout) for part in _trigger(layout, table, event))
     is_padded = any(
-        told.id and layout.type_of(table, told.id) == "bpchar" for table, told in TOLD.items()
+        told.id and layout.type_of(table, told.id) == "bpchar"
+        for table, told in _told(layout).items()
     )
     return _BODY.format(
         digest=hashlib.sha256("\n".join(triggers).encode()).hexdigest()[:16],
@@ -259,4 +268,6 @@ def _name(layout: Layout) -> str:
 
 def _oids(layout: Layout) -> str:
     # Names rather than oids: each is looked up anew when its table was replaced.
-    return ", ".join(f"{literal(layout.table(table))}::pg_catalog.regclass" for table in TOLD)
+    return ", ".join(
+        f"{literal(layout.table(table))}::pg_catalog.regclass" for table in _told(layout)
+    )

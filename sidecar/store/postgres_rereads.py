@@ -36,7 +36,9 @@ def compose_rereads(layout: Layout, stamp: str, dialect: Dialect) -> dict[str, s
     """
     return {
         "reread_keys": _Composer(layout, dialect, stamp).keys(),
-        "reread_sessions": _Composer(layout, dialect, stamp).sessions(),
+        "reread_sessions": _Composer(layout, dialect, stamp).sessions()
+        if layout.has_sessions
+        else "",
     }
 
 

@@ -30,7 +30,7 @@ from sidecar.store.rows import Secret
 from sidecar.store.watching import EVERYTHING, NOTHING, SpellEnded, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from sidecar.settings.store_urls import PostgresURL
     from sidecar.store.connections import Connection, Row
@@ -64,9 +64,14 @@ class Sight:
     notification: Notification
 
 
-async def see(connection: Connection, url: PostgresURL, names: Mapping[str, str]) -> Sight:
+async def see(
+    connection: Connection,
+    url: PostgresURL,
+    names: Mapping[str, str],
+    may_lack: Collection[str] = (),
+) -> Sight:
     """Return how the database stands to notification. Raises as `catalogue.examine` does."""
-    found = await examine(connection, url.search_path, names, url.user)
+    found = await examine(connection, url.search_path, names, url.user, may_lack)
     # The state first: a change between the two ends the spell.
     ((state,),) = await connection.fetch(state_sql(found.layout), Secret())
     notification = standing(await installed_in(connection, found.layout), found.layout, found.kinds)
@@ -91,11 +96,13 @@ class PostgresWatcher(Watcher):
         fresh_s: float,
         timeout_s: float,
         monotonic: Callable[[], float],
+        may_lack: Collection[str] = (),
     ) -> None:
         """Take what makes one connection; it raises StoreError alone."""
         super().__init__(url, fresh_s, monotonic)
         self._url = url
         self._names = names
+        self._may_lack = may_lack
         self._connect = connect
         self._bounded = bounded
         self._later = later
@@ -104,7 +111,7 @@ class PostgresWatcher(Watcher):
     async def _spell(self, on_look: OnLook) -> None:
         connection = await self._connect()
         try:
-            sight = await self._bounded(see(connection, self._url, self._names))
+            sight = await self._bounded(see(connection, self._url, self._names, self._may_lack))
             if sight.notification.works:
                 await self._listen(connection, sight, on_look)
             else:

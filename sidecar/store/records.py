@@ -7,6 +7,7 @@ own. What cannot be read is taken for the safe side of what it might mean.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.identity import Quota
@@ -14,7 +15,7 @@ from sidecar.store.base import MEMBERSHIPS_READ, Account, KeyRecord, SessionReco
 from sidecar.store.values import count, flag, metadata, permissions, text, unix_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Row = Sequence[object]
 
@@ -36,6 +37,21 @@ _OWN = 5  # where the key's or the session's own begins
 _DAY_S = 86_400
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns what is kept elsewhere, by the id that stands there: a user or an organization."""
+
+    id: str
+    account: Account | None = None
+    organization_id: str | None = None
+    """The id, where it is an organization's and no user's."""
+    rows: Sequence[Row] = field(default=(), repr=False, compare=False)
+    """What it was read from."""
+
+
+NOBODY = Owner("")
+
+
 def key_record(
     rows: Sequence[Row], *, interval_may_be_days: bool, handle: object = None
 ) -> KeyRecord | None:
@@ -47,26 +63,42 @@ def key_record(
     if not rows:
         return None
     first = rows[0]
-    row = dict(zip(KEY_FIELDS, first[_OWN + 1 :], strict=False))
-    account = _account(rows)
-    key_id = text(row["id"]) or ""
+    return key_of(
+        dict(zip(KEY_FIELDS, first[_OWN + 1 :], strict=False)),
+        _account(rows),
+        text(first[_OWN]),
+        interval_may_be_days=interval_may_be_days,
+        handle=handle,
+    )
+
+
+def key_of(
+    row: Mapping[str, object],
+    account: Account | None,
+    organization_id: str | None,
+    *,
+    interval_may_be_days: bool,
+    handle: object = None,
+) -> KeyRecord:
+    """Return the key whose KEY_FIELDS are in *row*, of the user or organization that owns it."""
+    key_id = text(row.get("id")) or ""
     readable = bool(key_id)
     expires_at, granted = None, None
     wishes: dict[str, object] = {}
     try:
-        expires_at = None if row["expiresAt"] is None else unix_time(row["expiresAt"])
-        granted = permissions(row["permissions"])
-        wishes = metadata(row["metadata"])
+        expires_at = None if row.get("expiresAt") is None else unix_time(row["expiresAt"])
+        granted = permissions(row.get("permissions"))
+        wishes = metadata(row.get("metadata"))
     except ValueError:
         readable = False
     return KeyRecord(
         id=key_id,
         quota=_quota(row, interval_may_be_days=interval_may_be_days),
-        enabled=flag(row["enabled"], unset=True),
+        enabled=flag(row.get("enabled"), unset=True),
         expires_at=expires_at,
         account=account,
         # An id that is both a user's and an organization's is the user's, who has to be a member.
-        organization_id=text(first[_OWN]) if account is None else None,
+        organization_id=organization_id if account is None else None,
         metadata=wishes,
         permissions=granted,
         readable=readable,
@@ -75,20 +107,57 @@ def key_record(
 
 
 def session_record(rows: Sequence[Row], *, handle: object = None) -> SessionRecord | None:
-    """Return the session that *rows* tell of, None where there are none.
-
-    An expiry that cannot be read is long past.
-    """
+    """Return the session that *rows* tell of, None where there are none."""
     if not rows:
         return None
     row = dict(zip(SESSION_FIELDS, rows[0][_OWN:], strict=False))
+    return session_of(row, _account(rows), handle=handle)
+
+
+def session_of(
+    row: Mapping[str, object], account: Account | None, *, handle: object = None
+) -> SessionRecord:
+    """Return the session whose SESSION_FIELDS are in *row*, of the user with this *account*.
+
+    An expiry that cannot be read is long past.
+    """
     return SessionRecord(
-        id=text(row["id"]) or "",
-        expires_at=_time(row["expiresAt"]) or 0.0,
-        account=_account(rows),
-        active_organization_id=text(row["activeOrganizationId"]) or None,
+        id=text(row.get("id")) or "",
+        expires_at=_time(row.get("expiresAt")) or 0.0,
+        account=account,
+        active_organization_id=text(row.get("activeOrganizationId")) or None,
         handle=handle,
     )
+
+
+def owners_of(
+    rows: Sequence[Row], ids: Iterable[str], seen: Mapping[str, Owner]
+) -> dict[str, Owner]:
+    """Return who *rows* tell of by each of *ids*; of *seen* those of whom they tell the same.
+
+    A row ends with an organization's id and the id that was asked for. Ids are compared again,
+    letter by letter: see `role_of`.
+    """
+    told: dict[str | None, list[Row]] = {}
+    for row in rows:
+        of_owner = told.setdefault(text(row[_OWN + 1]), [])
+        if len(of_owner) <= MEMBERSHIPS_READ:
+            of_owner.append(row[: _OWN + 1])
+    owners = {}
+    for each in ids:
+        of_owner = told.get(each, [])
+        known = seen.get(each)
+        is_known = known is not None and of_owner == known.rows
+        owners[each] = known if known and is_known else _owner(each, of_owner)
+    return owners
+
+
+def _owner(owner_id: str, rows: Sequence[Row]) -> Owner:
+    account = _account(rows) if rows else None
+    if account is not None and account.user_id == owner_id:
+        return Owner(owner_id, account, rows=rows)
+    is_organization = bool(rows) and text(rows[0][_OWN]) == owner_id
+    return Owner(owner_id, None, owner_id if is_organization else None, rows)
 
 
 def role_of(rows: Sequence[Row], user_id: str, organization_id: str) -> str | None:
@@ -135,19 +204,19 @@ def _joined(roles: Sequence[str | None]) -> str:
 
 
 def _quota(row: Mapping[str, object], *, interval_may_be_days: bool) -> Quota:
-    interval = _count(row["refillInterval"])
+    interval = _count(row.get("refillInterval"))
     unit_s = _DAY_S if interval_may_be_days and interval and interval < 1000 else 0.001
-    window = _count(row["rateLimitTimeWindow"])
+    window = _count(row.get("rateLimitTimeWindow"))
     return Quota(
-        enabled=flag(row["rateLimitEnabled"], unset=True),
-        max_requests=_count(row["rateLimitMax"]),
+        enabled=flag(row.get("rateLimitEnabled"), unset=True),
+        max_requests=_count(row.get("rateLimitMax")),
         window_s=window / 1000 if window else None,  # a window of no length limits nothing
-        request_count=_count(row["requestCount"]) or 0,
-        last_request=_time(row["lastRequest"]),
-        remaining=_count(row["remaining"], unreadable=0),
-        refill_amount=_count(row["refillAmount"]) or None,  # 0 of either refills nothing
+        request_count=_count(row.get("requestCount")) or 0,
+        last_request=_time(row.get("lastRequest")),
+        remaining=_count(row.get("remaining"), unreadable=0),
+        refill_amount=_count(row.get("refillAmount")) or None,  # 0 of either refills nothing
         refill_interval_s=interval * unit_s if interval else None,
-        last_refill=_time(row["lastRefillAt"], row["createdAt"]),
+        last_refill=_time(row.get("lastRefillAt"), row.get("createdAt")),
     )
 
 

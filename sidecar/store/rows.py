@@ -6,19 +6,24 @@ import asyncio
 import base64
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+import orjson
 
 from sidecar.store import records
 from sidecar.store.answers import Answers
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.handles import Handle
+from sidecar.store.statements import OWNER_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from sidecar.store.base import KeyRecord, SessionRecord
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
+    from sidecar.store.records import Owner
     from sidecar.store.watching import OnLook, Watcher
 
     Row = Sequence[object]
@@ -40,6 +45,18 @@ class Secret(tuple[Any, ...]):
 
 NOTHING = Secret()
 """No parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a look at a database found."""
+
+    words: str
+    """Which Better Auth wrote it."""
+    has_sessions: bool = True
+    """Whether there is a table of sessions."""
+    has_keys: bool = False
+    """Whether there is any API key."""
 
 
 class Database(Protocol):
@@ -80,8 +97,8 @@ class RowStore(ABC, Generic[D]):
         """Return the database as `open` finds it."""
 
     @abstractmethod
-    async def _inspect(self) -> str:
-        """Return in words which Better Auth wrote the database."""
+    async def _inspect(self) -> Findings:
+        """Return what is in the database."""
 
     @abstractmethod
     async def _answer(self, question: Question, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
@@ -109,6 +126,10 @@ class RowStore(ABC, Generic[D]):
 
         Raises LayoutError, StoreUnavailable.
         """
+        return (await self.look_into()).words
+
+    async def look_into(self) -> Findings:
+        """Return what is in the database; looks, and changes nothing. Raises as `inspect` does."""
         return await self._bounded(self._inspect())
 
     async def close(self) -> None:
@@ -200,6 +221,29 @@ class RowStore(ABC, Generic[D]):
             return None
         _, rows = await self.ask("find_role", Secret((user_id, organization_id)))
         return records.role_of(rows, user_id, organization_id)
+
+    async def find_owners(
+        self, ids: Collection[str], seen: Mapping[str, Owner]
+    ) -> dict[str, Owner]:
+        """Return the user or the organization with each of these *ids*, if there is any.
+
+        At most REREAD. Of *seen*, by their ids, the very same object where nothing has changed.
+        """
+        wanted = [each for each in ids if is_text(each) and "\0" not in each]
+        rows: Sequence[Row] = ()
+        if wanted:
+            _, rows = await self.ask("find_owners", Secret((orjson.dumps(wanted).decode(),)))
+        if len(rows) >= OWNER_ROWS and len(wanted) > 1:
+            found: dict[str, Owner] = {}
+            for each in ids:
+                found |= await self.find_owners([each], seen)
+            return found
+        return records.owners_of(rows, ids, seen)
+
+    async def has_keys(self) -> bool:
+        """Return whether the table of API keys has any."""
+        _, rows = await self.ask("has_keys", Secret())
+        return bool(rows[0][0])
 
     async def reread_keys(self, seen: Sequence[KeyRecord]) -> Sequence[KeyRecord | None]:
         return await self._reread("key", seen, _key_record)

@@ -17,7 +17,7 @@ from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, detect
 from sidecar.store.notification import MISSING
 from sidecar.store.readers import Readers
-from sidecar.store.rows import R, RowStore, Secret
+from sidecar.store.rows import Findings, R, RowStore, Secret
 from sidecar.store.schema import create_tables
 from sidecar.store.sqlite_catalogue import STAMP, primary_code, tables_of, version_of
 from sidecar.store.sqlite_migration import carry_out, plan
@@ -27,7 +27,7 @@ from sidecar.store.statements import compose
 from sidecar.store.values import date_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from sidecar.store.migration import Migration
@@ -90,6 +90,7 @@ class SQLiteStore(RowStore[_Database]):
         names: Mapping[str, str] | None = None,
         fresh_s: float = 1.0,
         monotonic: Callable[[], float] = time.monotonic,
+        may_lack: Collection[str] = (),
         create_tables_if_empty: bool = True,
     ) -> None:
         self._path = path.absolute()
@@ -98,6 +99,7 @@ class SQLiteStore(RowStore[_Database]):
         self._timeout_s = timeout_s
         self._fresh_s = fresh_s
         self._monotonic = monotonic
+        self._may_lack = may_lack
         self._create_tables = create_tables_if_empty
 
     async def _first(self) -> _Database:
@@ -107,8 +109,11 @@ class SQLiteStore(RowStore[_Database]):
         failure: sqlite3.Error | None = None
         for _ in range(_ATTEMPTS):
             database = await self._current(create=False)
+            sql = database.sql[question]
+            if not sql:
+                return database.layout, []
             try:
-                rows = await database.readers.fetch(database.sql[question], parameters)
+                rows = await database.readers.fetch(sql, parameters)
             except sqlite3.Error as error:
                 code = primary_code(error)
                 if code not in _PASSING:
@@ -156,23 +161,25 @@ class SQLiteStore(RowStore[_Database]):
         if not catalogue and create:
             await asyncio.to_thread(create_tables, self._path, self._timeout_s)
             version, catalogue = await version_of(readers), await tables_of(readers, self._names)
-        layout = detect(catalogue, self._names)
+        layout = detect(catalogue, self._names, may_lack=self._may_lack)
         with_rowids = {str(name) for (name,) in await readers.fetch(_WITH_ROWIDS, Secret())}
         sql = asdict(compose(layout, STAMP, SQLiteDialect()))
         sql |= compose_rereads(layout, STAMP, with_rowids)
         return _Database(file, version, layout, sql, readers)
 
-    async def _inspect(self) -> str:
+    async def _inspect(self) -> Findings:
         self._file()
         readers = await Readers.open(self._path, 1, self._timeout_s * _LOCK_SHARE)
         try:
             catalogue = await tables_of(readers, self._names)
             if not catalogue and self._create_tables:
-                return "empty; it gets the tables of Better Auth 1.7"
-            layout = detect(catalogue, self._names)
+                return Findings("empty; it gets the tables of Better Auth 1.7")
+            layout = detect(catalogue, self._names, may_lack=self._may_lack)
             statements = compose(layout, STAMP, SQLiteDialect())
             sample = await readers.fetch(statements.sample_dates, Secret())
-            return layout.describe(date_form(sample[0][0]))
+            ((has_keys, _),) = await readers.fetch(statements.has_keys, Secret())
+            words = layout.describe(date_form(sample[0][0]))
+            return Findings(words, layout.has_sessions, bool(has_keys))
         finally:
             await readers.close()
 
@@ -186,6 +193,7 @@ class SQLiteStore(RowStore[_Database]):
             later=self._later,
             fresh_s=self._fresh_s,
             monotonic=self._monotonic,
+            may_lack=self._may_lack,
         )
 
     async def migrate(
@@ -202,7 +210,9 @@ class SQLiteStore(RowStore[_Database]):
         wait_s = self._timeout_s * _LOCK_SHARE
         readers = await Readers.open(self._path, 1, wait_s)
         try:
-            version, planned = await plan(readers, self._names, removes=remove)
+            version, planned = await plan(
+                readers, self._names, removes=remove, may_lack=self._may_lack
+            )
         finally:
             await readers.close()
         if planned.statements and not dry_run:
@@ -219,7 +229,7 @@ class SQLiteStore(RowStore[_Database]):
         try:
             if not await self._bounded(tables_of(readers, self._names)):
                 return MISSING
-            _, found = await self._bounded(notification_of(readers, self._names))
+            _, found = await self._bounded(notification_of(readers, self._names, self._may_lack))
         finally:
             await readers.close()
         return found

@@ -14,7 +14,7 @@ from sidecar.store.sqlite_catalogue import primary_code, tables_of, version_of, 
 from sidecar.store.sqlite_notification import install, installed_in, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from sidecar.store.readers import Readers
@@ -24,7 +24,11 @@ _MAY_NOT = frozenset((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.
 
 
 async def plan(
-    readers: Readers, names: Mapping[str, str], *, removes: bool
+    readers: Readers,
+    names: Mapping[str, str],
+    *,
+    removes: bool,
+    may_lack: Collection[str] = (),
 ) -> tuple[int, Migration]:
     """Return what is to be done, and the version of the schema that this is for.
 
@@ -40,7 +44,7 @@ async def plan(
     if removes:
         notification = remove(installed)
     else:
-        layout = detect(catalogue, names)
+        layout = detect(catalogue, names, may_lack=may_lack)
         views = sorted(await views_of(readers) & {*layout.tables.values()})
         if views:
             raise LayoutError(

@@ -79,6 +79,8 @@ def wanted(layout: Layout) -> dict[str, str]:
     """Return the statements that make the table and the triggers, by their names."""
     made = {CHANGES: _TABLE, "sidecar_prune": _PRUNE}
     for table, told in TOLD.items():
+        if table not in layout.tables:
+            continue
         for event, body in _events(layout, table, told):
             name = f"sidecar_{table}_{event}"
             made[name] = f'CREATE TRIGGER "{name}" {body}'

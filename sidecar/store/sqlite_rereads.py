@@ -61,22 +61,26 @@ class _Composer:
         key_owner = self._layout.key_owner
         compared = KEY_FIELDS[:-USAGE_FIELDS]
         key = self._piece("apikey", "key", key_owner, *compared)
-        session = self._piece("session", "token", "userId", *SESSION_FIELDS)
         user, user_id = self._user(), self._column("user", "id")
         organization = self._column("organization", "id")
         return {
             "key_pieces": self._pieces("apikey", key, self._place("apikey")),
-            "session_pieces": self._pieces("session", session, self._place("session")),
             "user_pieces": self._pieces("user", user, self._place("user")),
             "member_pieces": self._member_pieces(),
             "users_named": self._pieces("user", user_id, user_id),
             "organizations_named": self._pieces("organization", organization, organization),
             "keys_in_full": self._in_full("apikey", key, ("key", key_owner, *KEY_FIELDS)),
-            "sessions_in_full": self._in_full(
-                "session", session, ("token", "userId", *SESSION_FIELDS)
-            ),
             "users_in_full": self._in_full("user", user, ("id", "banned", "banExpires")),
             "members_in_full": self._members_in_full(),
+            **(self._sessions() if self._layout.has_sessions else {}),
+        }
+
+    def _sessions(self) -> dict[str, str]:
+        columns = ("token", "userId", *SESSION_FIELDS)
+        piece = self._piece("session", *columns)
+        return {
+            "session_pieces": self._pieces("session", piece, self._place("session")),
+            "sessions_in_full": self._in_full("session", piece, columns),
         }
 
     def _column(self, table: str, name: str) -> str:

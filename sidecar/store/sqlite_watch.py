@@ -21,7 +21,7 @@ from sidecar.store.sqlite_notification import installed_in, standing
 from sidecar.store.watching import EVERYTHING, NOTHING, SpellEnded, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
     from sidecar.store.notification import Notification
@@ -44,11 +44,13 @@ _SQL = _READ.format(name=LONGEST_ID + 1, rows=PENDING + 1)
 _BEYOND = 2**62  # no change has so high a number
 
 
-async def notification_of(readers: Readers, names: Mapping[str, str]) -> tuple[int, Notification]:
+async def notification_of(
+    readers: Readers, names: Mapping[str, str], may_lack: Collection[str] = ()
+) -> tuple[int, Notification]:
     """Return how the database stands to notification, and the version of what was looked at."""
     # The version first: a change between the two ends the spell, or shows at the next question.
     version = await version_of(readers)
-    layout = detect(await tables_of(readers, names), names)
+    layout = detect(await tables_of(readers, names), names, may_lack=may_lack)
     return version, standing(await installed_in(readers), layout, await views_of(readers))
 
 
@@ -69,6 +71,7 @@ class SQLiteWatcher(Watcher):
         later: Later,
         fresh_s: float,
         monotonic: Callable[[], float],
+        may_lack: Collection[str] = (),
     ) -> None:
         """Take what opens one connection, and what tells which file is at the path.
 
@@ -77,6 +80,7 @@ class SQLiteWatcher(Watcher):
         super().__init__(path, fresh_s, monotonic)
         self._path = path
         self._names = names
+        self._may_lack = may_lack
         self._connect = connect
         self._file = file
         self._bounded = bounded
@@ -88,7 +92,9 @@ class SQLiteWatcher(Watcher):
         probe: sqlite3.Connection | None = None
         try:
             probe = await self._bounded(asyncio.to_thread(_probe, self._path))
-            schema, notification = await self._bounded(notification_of(readers, self._names))
+            schema, notification = await self._bounded(
+                notification_of(readers, self._names, self._may_lack)
+            )
             self._begin(notification)
             fresh_s = self._fresh_s
             period_s = min(POLL_S, fresh_s / 4) if notification.works else UNNOTIFIED * fresh_s

@@ -1,4 +1,4 @@
-"""The SQL that asks for one key, one session or one role: one statement each.
+"""The SQL that asks for one key, session, owner or role: one statement each.
 
 A row begins with what `sidecar.store.records` reads of an account and one membership, goes on with
 the key or session itself, and ends with the store's own stamp; there is a row for each membership.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sidecar.store.base import MEMBERSHIPS_READ
+from sidecar.store.base import MEMBERSHIPS_READ, REREAD
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
+
+OWNER_ROWS = (MEMBERSHIPS_READ + 1) * REREAD
+"""Memberships that are read with owners in one statement; with more they are asked one by one."""
 
 DOCUMENTS = frozenset(("metadata", "permissions"))
 """Columns that hold JSON."""
@@ -31,9 +34,14 @@ class Statements:
     find_key: str
     """By the key as it is stored."""
     find_session: str
-    """By the token."""
+    """By the token; empty where there is no table of sessions."""
     find_key_by_id: str
     find_session_by_id: str
+    """Empty where there is no table of sessions."""
+    find_owners: str
+    """By the ids of users or organizations, a list in JSON."""
+    has_keys: str
+    """One value: whether there is any key at all."""
     find_role: str
     """By the user's and the organization's id."""
     ping: str
@@ -45,9 +53,13 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
     """Return the statements for *layout*; each row they give ends with the expression *stamp*."""
     return Statements(
         find_key=_find_key(layout, stamp, dialect),
-        find_session=_find_session(layout, stamp, dialect),
+        find_session=_find_session(layout, stamp, dialect) if layout.has_sessions else "",
         find_key_by_id=_find_key(layout, stamp, dialect, by="id"),
-        find_session_by_id=_find_session(layout, stamp, dialect, by="id"),
+        find_session_by_id=_find_session(layout, stamp, dialect, by="id")
+        if layout.has_sessions
+        else "",
+        find_owners=_find_owners(layout, stamp, dialect),
+        has_keys=sql("SELECT EXISTS (SELECT 1 FROM", layout.table("apikey"), "),", stamp),
         find_role=_find_role(layout, stamp, dialect),
         ping=sql("SELECT", stamp),
         sample_dates=_sample_dates(layout),
@@ -74,11 +86,7 @@ def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> 
     owner_type = layout.type_of("apikey", layout.key_owner)
     owning, join = "NULL", ""
     if layout.owner_may_be_organization:
-        found = columns_of(layout, "organization", "o")("id")
-        kind = layout.type_of("organization", "id")
-        same = dialect.same(found, kind, "x.owner", owner_type)
-        owning = dialect.plain(found, kind)
-        join = sql("LEFT JOIN", layout.table("organization"), "AS o ON", same)
+        owning, join = _owning_organization(layout, dialect, owner_type)
     own = (owning, *_numbers(KEY_FIELDS))
     return _with_account(layout, dialect, _Owned(one, owner_type, own, join), stamp)
 
@@ -99,6 +107,25 @@ def _find_session(layout: Layout, stamp: str, dialect: Dialect, by: str = "token
     return _with_account(layout, dialect, owned, stamp)
 
 
+def _find_owners(layout: Layout, stamp: str, dialect: Dialect) -> str:
+    owning, join = _owning_organization(layout, dialect, "text")
+    owned = _Owned(dialect.each(), "text", (owning, "x.owner"), join)
+    return _with_account(layout, dialect, owned, stamp, OWNER_ROWS)
+
+
+def _owning_organization(
+    layout: Layout, dialect: Dialect, owner_type: str | None
+) -> tuple[str, str]:
+    """Return the id of the organization that is the owner, and what joins it."""
+    found = columns_of(layout, "organization", "o")("id")
+    kind = layout.type_of("organization", "id")
+    same = dialect.same(found, kind, "x.owner", owner_type)
+    return (
+        dialect.plain(found, kind),
+        sql("LEFT JOIN", layout.table("organization"), "AS o ON", same),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Owned:
     """A key or a session, as part of a statement."""
@@ -111,7 +138,13 @@ class _Owned:
     join: str = ""
 
 
-def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -> str:
+def _with_account(
+    layout: Layout,
+    dialect: Dialect,
+    owned: _Owned,
+    stamp: str,
+    limit: int = MEMBERSHIPS_READ + 1,
+) -> str:
     """Return the statement for an owned row, its owner and the owner's memberships."""
     user = columns_of(layout, "user", "u")
     member = columns_of(layout, "member", "m")
@@ -138,7 +171,7 @@ def _with_account(layout: Layout, dialect: Dialect, owned: _Owned, stamp: str) -
         *("AND EXISTS (SELECT 1 FROM", layout.table("organization"), "AS g"),
         *("WHERE", of_organization(layout, dialect), ")"),
         *("ORDER BY", member("organizationId"), ",", member("createdAt"), ",", member("id")),
-        *("LIMIT", str(MEMBERSHIPS_READ + 1)),
+        *("LIMIT", str(limit)),
     )
 
 
@@ -178,6 +211,7 @@ def _sample_dates(layout: Layout) -> str:
             *("FROM", layout.table(table), "AS t LIMIT 1)"),
         )
         for table, name in places
+        if table in layout.tables
     )
     return sql("SELECT COALESCE(", ", ".join(samples), ")")
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Argument = str | bytes | int
 """Part of a command; text goes as UTF-8."""
 
-_CONNECTIONS = 4
+CONNECTIONS = 4
+"""To one server, by one process."""
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (driver.AuthenticationError, "the server refuses the password, or demands one"),
@@ -58,14 +59,12 @@ _REJECTED = {
 class Client:
     """Connections that are made when they are needed and take turns; who finds none idle waits.
 
-    States: open -> closed. Each connection carries one command at a time. What breaks is made anew
-    by the next command, so that a server that was away needs no other care.
+    States: open -> closed; `open` leads back. Each connection carries one command at a time. What
+    breaks is made anew by the next command, so that a server that was away needs no other care.
     Memory: *connections* connections, whatever the number of commands, and what is read of a reply.
     """
 
-    def __init__(
-        self, url: ValkeyURL, *, timeout_s: float, connections: int = _CONNECTIONS
-    ) -> None:
+    def __init__(self, url: ValkeyURL, *, timeout_s: float, connections: int = CONNECTIONS) -> None:
         """Take the server; each command has *timeout_s*, waiting and connecting included."""
         self._url = url
         self._timeout_s = timeout_s
@@ -83,11 +82,15 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
                 if self._closed:
-                    raise ValkeyUnavailable(f"{self._url}: closed")
+                    raise ValkeyUnavailable(f"{self._url}: not open")
                 return await self._call(command)
         except TimeoutError as error:
             message = f"{self._url}: no answer within {self._timeout_s:g} s"
             raise ValkeyUnavailable(message) from error
+
+    def open(self) -> None:
+        """Serve again after `close`; connects to nothing yet."""
+        self._closed = False
 
     async def close(self) -> None:
         """Close each connection when its command is done; never raises."""
@@ -100,13 +103,13 @@ class Client:
             with contextlib.suppress(driver.ValkeyError, OSError, TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
                     await self._idle.pop().disconnect()
-        self._turns.release()  # who still waits is told
+        for _ in range(self._size):
+            self._turns.release()  # who still waits is told
 
     async def _call(self, command: tuple[Argument, ...]) -> Any:
         if self._idle:
             with contextlib.suppress(driver.ConnectionError, OSError):
                 return await self._carry(self._idle.pop(), command)
-            await self._forget_idle()  # likely to be lost as well
         try:
             return await self._carry(await self._connect(), command)
         except (driver.ValkeyError, OSError) as error:
@@ -117,16 +120,15 @@ class Client:
         raise failure
 
     async def _carry(self, connection: AbstractConnection, command: tuple[Argument, ...]) -> Any:
-        """Return the reply to *command*; the connection is idle then, or closed if it broke."""
+        """Return the reply to *command*; the connection is idle then. The driver closes one that
+        broke, or whose command was given up: the reply may still come.
+        """
         try:
             await connection.send_command(*command)
             reply = await connection.read_response()
         except driver.ResponseError as error:
             self._idle.append(connection)  # the server answered, if only that it will not
             raise self._rejected(error) from None
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
         self._idle.append(connection)
         return reply
 
@@ -158,15 +160,12 @@ class Client:
             return _TLSConnection(valkey_context(url), host=url.host, port=url.port, **settings)
         return Connection(host=url.host, port=url.port, **settings)
 
-    async def _forget_idle(self) -> None:
-        while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
-
     def _unavailable(self, error: Exception) -> ValkeyUnavailable:
         """Return what went wrong in our own words."""
-        if isinstance(error, driver.ResponseError):
-            return self._rejected(error)
+        # What a Unix socket's connection meets while it begins comes wrapped.
         for each in (error, error.__context__):
+            if isinstance(each, driver.ResponseError):
+                return self._rejected(each)
             for kind, why in _REASONS:
                 if isinstance(each, kind):
                     return ValkeyUnavailable(f"{self._url}: {why.format(error=each)}")

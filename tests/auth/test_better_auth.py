@@ -11,18 +11,14 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.credentials import Presented
 from sidecar.identity import Identity
 from sidecar.limits.local import LocalLimiter
-from sidecar.store.postgres import PostgresStore
-from sidecar.store.sqlite import SQLiteStore
 from tests.auth.scene import ANY, settled
-from tests.betterauth import DUMP, FOLDERS, Answer, Case, config, copy_database, load_cases
+from tests.betterauth import Answer, Case, config
 from tests.clock import ManualClock
-from tests.transplant import TRANSPLANTS, transplant
+from tests.places import PLACES, Place, store_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from sidecar.store.making import Database
 
 NOT_AS_BETTER_AUTH = {
     # Its window ends its length after the last request, ours its length after the first: the third
@@ -67,41 +63,18 @@ def presented(case: Case) -> Presented:
     return Presented([raw]) if case.kind == "api_key" else Presented(cookies=[raw])
 
 
-@pytest.fixture(
-    params=[
-        *(pytest.param((folder, ""), id=folder) for folder in (*FOLDERS, DUMP)),
-        *(pytest.param(pair, id=f"{pair[0]}-in-postgres-as-{pair[1]}") for pair in TRANSPLANTS),
-    ]
-)
-def place(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Return a folder, and the layout of PostgreSQL that its rows are put into, if any."""
-    pair: tuple[str, str] = request.param
-    return pair
-
-
-def database_at(
-    place: tuple[str, str], directory: Path, request: pytest.FixtureRequest
-) -> tuple[Database, list[Case]]:
-    """Return the store at *place*, and the cases as they are there."""
-    folder, layout = place
-    if not layout and folder != DUMP:
-        return SQLiteStore(copy_database(folder, directory), timeout_s=10), load_cases(folder)
-    if not layout:
-        url = request.getfixturevalue("postgres_dump")
-        return PostgresStore(url, timeout_s=10), load_cases(folder)
-    server = request.getfixturevalue("postgres_server")
-    moved = transplant(server, folder, layout, directory)
-    return PostgresStore(moved.url, timeout_s=10), moved.cases
+@pytest.fixture(params=PLACES, ids=str)
+def place(request: pytest.FixtureRequest) -> Place:
+    found: Place = request.param
+    return found
 
 
 @pytest.fixture
-async def site(
-    place: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest
-) -> AsyncIterator[Site]:
-    setup = config(place[0])
+async def site(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    setup = config(place.folder)
     name = setup["cookieName"].removeprefix("__Secure-")
     clock = ManualClock()
-    store, cases = database_at(place, tmp_path, request)
+    store, cases = store_at(place, tmp_path, request.getfixturevalue)
     authenticator = Authenticator(
         store,
         secrets=[setup["secret"].encode()],

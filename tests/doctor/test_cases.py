@@ -19,6 +19,7 @@ from tests.sockets.test_betterauth_cases import (
     asking,
     database_of,
     session_names,
+    settings_of,
 )
 from tests.transplant import TRANSPLANTS, transplant
 
@@ -67,14 +68,15 @@ def assert_silent(explanation: Explanation, case: Case) -> None:
     assert not canaries.found_in(told, explanation_as_json(explanation))
 
 
-@pytest.mark.parametrize("folder", [*betterauth.FOLDERS, betterauth.DUMP])
+@pytest.mark.parametrize("folder", [*betterauth.FOLDERS, betterauth.DUMP, betterauth.SECONDARY])
 async def test_every_case_is_explained_as_it_is_answered(
     folder: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     database = database_of(folder, tmp_path, request)
+    extra = settings_of(folder, database, request)
     texts: dict[str, str] = {}
     for case in betterauth.load_cases(folder):
-        explanation = await explained(database, case, session_names(folder))
+        explanation = await explained(database, case, extra)
         assert_as_expected(explanation, case, folder)
         assert_silent(explanation, case)
         texts.setdefault(explanation.reason, f"{case.id}\n\n{explanation_as_text(explanation)}\n")

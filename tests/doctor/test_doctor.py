@@ -31,7 +31,7 @@ from tests.doctor.golden import assert_golden
 from tests.doctor.subjects import settings_for
 from tests.harness import OK, SECRET, RecordingUpstream, until
 from tests.postgres import PostgresDatabase
-from tests.sockets.test_betterauth_cases import NOW, database_of, session_names
+from tests.sockets.test_betterauth_cases import NOW, database_of, settings_of
 from tests.transplant import TRANSPLANTS, transplant
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def same_clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 # Whole examinations
 
 
-@pytest.mark.parametrize("folder", [*betterauth.FOLDERS, betterauth.DUMP])
+@pytest.mark.parametrize("folder", [*betterauth.FOLDERS, betterauth.DUMP, betterauth.SECONDARY])
 async def test_every_database_of_better_auth_is_examined(
     folder: str, same_clock: ManualClock, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -125,7 +125,8 @@ async def test_every_database_of_better_auth_is_examined(
     good = next(each for each in cases if each.kind == "session" and each.expected.status == 200)
     async with RecordingUpstream() as upstream:
         settings = settings_for(
-            database, good.secret, "\n".join((session_names(folder), FEW)), port=upstream.port
+            *(database, good.secret, "\n".join((settings_of(folder, database, request), FEW))),
+            port=upstream.port,
         )
         cookie = (good.credential or "").encode()
         outcome = await examine(settings, same_clock, Names(), cookie)
@@ -133,7 +134,7 @@ async def test_every_database_of_better_auth_is_examined(
     assert [finding for _, finding in outcome.findings if finding.verdict == "problem"] == []
     tried = next(finding for name, finding in outcome.findings if name == "session.cookie")
     assert tried.what == "the cookie is good, signed by session.secrets[0]"
-    if folder not in betterauth.COOKIES:
+    if folder not in {*betterauth.COOKIES, betterauth.SECONDARY}:
         assert_golden(f"doctor-{folder}.txt", text_of(outcome, tmp_path, upstream.port))
 
 

@@ -17,14 +17,16 @@ from tests import betterauth
 from tests.betterauth import Answer, Case
 from tests.clock import ManualClock
 from tests.harness import running
+from tests.secondary import fill
 
 if TYPE_CHECKING:
     from sidecar.settings import PostgresURL
     from tests.harness import Response, Running
     from tests.postgres import PostgresServer
+    from tests.valkey_server import ValkeyServer
 
 NOW = 1_795_500_000.0  # 2026-11-24: after what has expired, before what is valid
-FOLDERS = (*betterauth.FOLDERS, betterauth.DUMP)
+FOLDERS = (*betterauth.FOLDERS, betterauth.DUMP, betterauth.SECONDARY)
 CASES = [(folder, case) for folder in FOLDERS for case in betterauth.load_cases(folder)]
 
 # Where one can disagree, `expected` holds but for these: a browser keeps the guarded names for
@@ -65,6 +67,7 @@ def test_no_case_is_left_out() -> None:
         "cookies-1.7/cache-jwe": 26,
         "cookies-1.7/cache-jwe-chunked": 28,
         "postgres-1.7": 87,
+        "secondary-1.7": 34,
     }
     for folder, case in CASES:
         assert len(answers(folder, case)) == max(1, len(case.sequence)), case.id
@@ -78,15 +81,16 @@ async def test_a_credential_of_better_auth_is_answered_as_documented(
 ) -> None:
     clock = ManualClock(NOW)
     path = database_of(folder, tmp_path, request)
+    extra = settings_of(folder, path, request)
     async with running(
-        path, directory=tmp_path, secret=case.secret, extra=session_names(folder), clock=clock
+        path, directory=tmp_path, secret=case.secret, extra=extra, clock=clock
     ) as run:
         expected = answers(folder, case)
         times = case.call_times_s or (0.0,) * len(expected)
         for number, (call, at_s) in enumerate(zip(expected, times, strict=True)):
             clock.advance(NOW + at_s - clock.time())
             response = await run.ask(asking(case, b"/v1/chat"))
-            assert_answer(response, run, call, case, found_key(path, case, request))
+            assert_answer(response, run, call, case, found_key(folder, path, case, request))
             assert len(run.upstream.requests) == passed(expected[: number + 1])
 
 
@@ -135,8 +139,17 @@ async def test_a_route_demands_permissions_as_better_auth_does(
         path, directory=tmp_path, secret=case.secret, routes=route, clock=clock
     ) as run:
         response = await run.ask(asking(case, b"/"))
-        assert_answer(response, run, expected, case, found_key(path, case, request))
+        assert_answer(response, run, expected, case, found_key(folder, path, case, request))
         assert len(run.upstream.requests) == int(granted)
+
+
+def settings_of(folder: str, database: Path | PostgresURL, request: pytest.FixtureRequest) -> str:
+    """Return the configuration that a folder needs beside its database."""
+    if folder == betterauth.SECONDARY:
+        server: ValkeyServer = request.getfixturevalue("valkey_server")
+        fill(server, "storage.json")
+        return f'[store]\nurl = "sqlite:///{database}"\nsecondary = "{server.url}"'
+    return session_names(folder)
 
 
 def session_names(folder: str) -> str:
@@ -193,11 +206,14 @@ def database_of(folder: str, directory: Path, request: pytest.FixtureRequest) ->
 
 
 def found_key(
-    database: Path | PostgresURL, case: Case, request: pytest.FixtureRequest
+    folder: str, database: Path | PostgresURL, case: Case, request: pytest.FixtureRequest
 ) -> bytes | None:
-    """Return the id of the row that Better Auth made for a raw key, None where there is none."""
+    """Return the id of what Better Auth made for a raw key, None where there is none."""
     raw = (case.credential or "").encode(errors="surrogateescape")
     stored = urlsafe_b64encode(hashlib.sha256(raw).digest()).rstrip(b"=").decode()
+    if folder == betterauth.SECONDARY:
+        entry = betterauth.load(folder, "storage.json").get(f"api-key:{stored}")
+        return str(json.loads(entry["value"])["id"]).encode() if entry else None
     if isinstance(database, Path):
         with closing(sqlite3.connect(database)) as connection:
             found = connection.execute("SELECT id FROM apikey WHERE key = ?", (stored,)).fetchall()

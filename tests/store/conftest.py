@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidecar.store.postgres import PostgresStore
+from sidecar.store.secondary import SecondaryStore
 from sidecar.store.sqlite import SQLiteStore
+from sidecar.valkey.client import Client
 from tests.database import BetterAuthDatabase
 from tests.postgres import PostgresDatabase
+from tests.secondary import InStorage, PostgresAndStorage, SQLiteAndStorage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from sidecar.store.making import Database
+    from sidecar.store.making import Database, Rows
 
 
 @pytest.fixture
@@ -30,13 +33,24 @@ def database(
     backend_and_layout: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[BetterAuthDatabase]:
     backend, layout = backend_and_layout
-    made = (
-        BetterAuthDatabase(tmp_path / "auth.sqlite", layout)
-        if backend == "sqlite"
-        else PostgresDatabase(request.getfixturevalue("postgres_server"), layout)
-    )
-    with made as database:
+    with made(backend, layout, tmp_path / "auth.sqlite", request.getfixturevalue) as database:
         yield database
+
+
+def made(
+    backend: str, layout: str, path: Path, fixture: Callable[[str], Any]
+) -> BetterAuthDatabase:
+    match backend:
+        case "sqlite":
+            return BetterAuthDatabase(path, layout)
+        case "postgres":
+            return PostgresDatabase(fixture("postgres_server"), layout)
+        case "sqlite+valkey":
+            return SQLiteAndStorage(path, layout, fixture("valkey_server"))
+        case _:
+            assert backend == "postgres+valkey"
+            postgres = fixture("postgres_server")
+            return PostgresAndStorage(postgres, layout, fixture("valkey_server"))
 
 
 @pytest.fixture
@@ -53,11 +67,19 @@ def ada(database: BetterAuthDatabase, acme: str) -> str:
 
 @pytest.fixture
 async def store(database: BetterAuthDatabase) -> AsyncIterator[Database]:
-    opened: Database
-    if isinstance(database, PostgresDatabase):
-        opened = PostgresStore(database.url, timeout_s=10)
-    else:
-        opened = SQLiteStore(database.path, timeout_s=10)
+    opened = opened_on(database)
     await opened.open()
     yield opened
     await opened.close()
+
+
+def opened_on(database: BetterAuthDatabase) -> Database:
+    may_lack = ("session",) if isinstance(database, InStorage) else ()
+    rows: Rows = (
+        PostgresStore(database.url, timeout_s=10, may_lack=may_lack)
+        if isinstance(database, PostgresDatabase)
+        else SQLiteStore(database.path, timeout_s=10, may_lack=may_lack)
+    )
+    if not isinstance(database, InStorage):
+        return rows
+    return SecondaryStore(rows, Client(database.entries.server.url, timeout_s=10))

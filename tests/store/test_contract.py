@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from sidecar.store.base import KeyRecord, Store
 
 UNKNOWN = b"\0" * 32
+STORAGES = [
+    *(("sqlite+valkey", name) for name in ("1.7", "1.7-serial", "1.7-drizzle-plural")),
+    *(("postgres+valkey", name) for name in ("1.7", "1.7-uuid", "1.7-serial")),
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,7 +28,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend_and_layout" in metafunc.fixturenames:
         holds_anything = metafunc.definition.get_closest_marker("any_value") is not None
         postgres = ANY_VALUE if holds_anything else tuple(POSTGRES_LAYOUTS)
+        # Entries hold anything, and so do SQLite's rows beside them.
+        with_storage = (
+            ("sqlite+valkey",) if holds_anything else ("sqlite+valkey", "postgres+valkey")
+        )
         pairs = [("sqlite", name) for name in LAYOUTS] + [("postgres", name) for name in postgres]
+        if metafunc.definition.get_closest_marker("rows_alone") is None:
+            pairs += [pair for pair in STORAGES if pair[0] in with_storage]
         ids = ["-".join(pair) for pair in pairs]
         metafunc.parametrize("backend_and_layout", pairs, ids=ids, indirect=True)
 
@@ -165,6 +175,7 @@ class TestKeyOfAnOrganization:
         assert (record.account, record.organization_id) == (None, None)
 
 
+@pytest.mark.rows_alone
 class TestRowsWithTheSameKey:
     """Nothing makes `key` unique; which of two rows is written first must not decide."""
 

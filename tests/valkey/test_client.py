@@ -35,8 +35,10 @@ async def opened(
     url: ValkeyURL, timeout_s: float = 10, connections: int = 4
 ) -> AsyncIterator[Client]:
     client = Client(url, timeout_s=timeout_s, connections=connections)
-    yield client
-    await client.close()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @pytest.fixture
@@ -196,12 +198,17 @@ class TestFaults:
             with pytest.raises(ValkeyUnavailable, match="what answers is no Valkey server"):
                 await client.call("PING")
 
-    async def test_a_client_that_is_closed_asks_nothing(self, url: ValkeyURL) -> None:
+    async def test_a_client_that_is_closed_asks_nothing_until_it_is_opened_again(
+        self, url: ValkeyURL
+    ) -> None:
         async with opened(url) as client:
             await client.call("PING")
         await client.close()
-        with pytest.raises(ValkeyUnavailable, match="closed"):
+        with pytest.raises(ValkeyUnavailable, match="not open"):
             await client.call("PING")
+        client.open()
+        assert await client.call("PING") == b"PONG"
+        await client.close()
 
 
 class TestRights:
@@ -216,6 +223,19 @@ class TestRights:
                 await client.call("GET", "a")
         said = "".join(traceback.format_exception(caught.value)) + caplog.text
         assert password is None or password not in said
+
+    async def test_all_of_it_is_said_of_a_unix_socket_as_well(self, guarded: ValkeyServer) -> None:
+        url = ValkeyURL(socket_path=guarded.socket_path)
+        right = replace(url, password=SecretStr(PASSWORD))
+        async with opened(right) as client:
+            assert await client.call("PING") == b"PONG"
+        for wrong, why in (
+            (url, "refuses the password"),
+            (replace(right, database=999), "no database 999"),
+        ):
+            async with opened(wrong) as client:
+                with pytest.raises(ValkeyUnavailable, match=why):
+                    await client.call("PING")
 
     async def test_the_right_password_opens(self, guarded: ValkeyServer) -> None:
         url = replace(guarded.url, password=SecretStr(PASSWORD))

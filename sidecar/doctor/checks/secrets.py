@@ -28,7 +28,8 @@ _OTHER_PREFIX: Final = re.compile(
 _OF_AN_ORGANIZATION: Final = Demand(frozenset(("session",)))
 _REMEDIES: Final = {
     "session_unknown": "sign in again; if that is no better, store.url leads to another database"
-    " than the application's, or Better Auth keeps sessions in a secondary storage",
+    " than the application's, or Better Auth keeps sessions in a secondary storage:"
+    " store.secondary",
     "session_expired": "sign in again",
     "user_banned": "lift the ban in Better Auth",
     "organization_missing": "select an organization in the application, or send x-organization-id",
