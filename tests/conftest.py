@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 # How long an example takes is the machine's doing; a test that hangs is ended by its timeout.
 settings.register_profile("sidecar", parent=settings(), deadline=None)
 settings.load_profile("sidecar")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a command did to the log of this process."""
+    root, own = logging.getLogger(), logging.getLogger("sidecar")
+    before = root.handlers[:], root.level, own.level
+    yield
+    root.handlers[:], root.level, own.level = before[0], before[1], before[2]
+    # Levels are remembered by each logger.
+    root.setLevel(before[1])
+    own.setLevel(before[2])
 
 
 @pytest.fixture(scope="session")

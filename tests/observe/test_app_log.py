@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
 
 import pytest
 
 from sidecar.observe import app_log
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 KEY = "k" * 64
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("sidecar")
-    before = root.handlers[:], root.level, own.level
-    yield
-    root.handlers[:], root.level, own.level = before[0], before[1], before[2]
-    # Levels are remembered by each logger.
-    root.setLevel(before[1])
-    own.setLevel(before[2])
 
 
 def failing(message: str) -> None:
