@@ -36,7 +36,8 @@ _KINDS: Final = ("timeout", "layout", "unavailable", "error")
 class Answers:
     """Counts a store's questions, times them, and tells of outages in the log, if it is to.
 
-    An outage begins with a question that gets no answer and ends with the next one that gets some.
+    A store may have parts that fail by themselves: a database, and a storage beside it. An outage
+    begins with a question that gets no answer, and is over when each part that failed has answered.
     A line tells of its beginning and one of its end. Memory: some numbers for each question there
     is; those are few.
     """
@@ -45,7 +46,10 @@ class Answers:
         self._clock = clock or SystemClock()
         self._seconds: dict[str, Histogram] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
-        self._answered_at = 0.0
+        self._answered_at: dict[str, float] = {}
+        """When each part last answered, in Unix seconds; 0 for one that never did."""
+        self._silent: set[str] = set()
+        """The parts that did not answer the last question."""
         self._outages = 0
         self._failing_since: float | None = None
         self._told: set[str] = set()
@@ -63,8 +67,9 @@ class Answers:
         self._served = served_from_memory
 
     @contextmanager
-    def of(self, question: str) -> Iterator[None]:
-        """Take in what becomes of a *question* while this lasts. There are few of them."""
+    def of(self, question: str, part: str = "database") -> Iterator[None]:
+        """Take in what becomes of a *question* to a *part* while this lasts. Both are of a few."""
+        self._answered_at.setdefault(part, 0.0)
         seconds = self._seconds.get(question)
         if seconds is None:
             seconds = self._seconds[question] = Histogram(STORE_SECONDS.bounds)
@@ -75,18 +80,19 @@ class Answers:
             kind = _kind(error)
             self._failures[question, kind] += 1
             if isinstance(error, StoreUnavailable):
-                self._on_silence(str(error))
+                self._on_silence(part, str(error))
             raise
         else:
-            self._on_answer()
+            self._on_answer(part)
         finally:
             # Also where whoever asked went away, which says nothing of the store.
             seconds.observe(self._clock.monotonic() - began)
 
     def samples(self) -> Iterator[Sample]:
         """Tell what was counted, and how things stand."""
-        yield STORE_UP(self._failing_since is None and self._answered_at > 0)
-        yield STORE_LAST_ANSWER(self._answered_at)
+        answered_at = min(self._answered_at.values(), default=0.0)
+        yield STORE_UP(not self._silent and answered_at > 0)
+        yield STORE_LAST_ANSWER(answered_at)
         yield STORE_OUTAGES(self._outages)
         for question, seconds in self._seconds.items():
             yield STORE_QUERIES(sum(seconds.counts), question)
@@ -94,8 +100,9 @@ class Answers:
             for kind in _KINDS:
                 yield STORE_FAILURES(self._failures[question, kind], question, kind)
 
-    def _on_silence(self, why: str) -> None:
+    def _on_silence(self, part: str, why: str) -> None:
         now = self._clock.monotonic()
+        self._silent.add(part)
         if self._failing_since is None:
             self._failing_since = now
             self._outages += 1
@@ -110,8 +117,11 @@ class Answers:
             self._told.add(why)
             _logger.error("the store does not answer: %s", why)
 
-    def _on_answer(self) -> None:
-        self._answered_at = self._clock.time()
+    def _on_answer(self, part: str) -> None:
+        self._answered_at[part] = self._clock.time()
+        self._silent.discard(part)
+        if self._silent:
+            return
         since, self._failing_since = self._failing_since, None
         if since is not None and self._told and self._served is not None:
             lasted_s = self._clock.monotonic() - since
@@ -123,8 +133,11 @@ class Answers:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, StoreTimeout):
-        return "timeout"
-    if isinstance(error, LayoutError) or isinstance(error.__cause__, LayoutError):
-        return "layout"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, StoreTimeout | TimeoutError):
+            return "timeout"
+        if isinstance(cause, LayoutError):
+            return "layout"
+        cause = cause.__cause__
     return "unavailable" if isinstance(error, StoreError) else "error"

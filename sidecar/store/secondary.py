@@ -107,6 +107,8 @@ class SecondaryStore:
         fresh_s: float = 1.0,
     ) -> None:
         """Take both, closed. Its names begin with *prefix*; None: with one of PREFIXES."""
+        self.answers = database.answers
+        """What becomes of the questions to either."""
         self._database = database
         self._storage = storage
         self._prefixes = PREFIXES if prefix is None else (prefix,)
@@ -308,10 +310,11 @@ class SecondaryStore:
         return values
 
     async def _ask(self, *command: str) -> Any:
-        try:
-            return await self._storage.call(*command)
-        except ValkeyError as error:
-            raise StorageUnavailable(str(error)) from error
+        with self.answers.of(f"storage_{command[0].lower()}", "storage"):
+            try:
+                return await self._storage.call(*command)
+            except ValkeyError as error:
+                raise StorageUnavailable(str(error)) from error
 
 
 def _read_session(token: str, values: Values) -> SessionEntry | None:

@@ -31,9 +31,11 @@ class Scene:
         self._caplog = caplog
         caplog.set_level("INFO", "sidecar.store")
 
-    def ask(self, error: BaseException | None = None, *, lasts_s: float = 0.0) -> None:
+    def ask(
+        self, error: BaseException | None = None, *, lasts_s: float = 0.0, part: str = "database"
+    ) -> None:
         """Put a question that *error* is the outcome of, if there is one."""
-        with contextlib.suppress(BaseException), self.answers.of("find_key"):
+        with contextlib.suppress(BaseException), self.answers.of("find_key", part):
             self.clock.advance(lasts_s)
             if error is not None:
                 raise error
@@ -84,6 +86,14 @@ def test_failures_are_counted_by_what_went_wrong(scene: Scene, error: Exception,
     assert found == {**dict.fromkeys(found, (0,)), kind: (1,)}
 
 
+def test_a_timeout_of_a_driver_s_own_is_one(scene: Scene) -> None:
+    error = StoreUnavailable("no answer within 2 s")
+    error.__cause__ = OSError()
+    error.__cause__.__cause__ = TimeoutError()
+    scene.ask(error)
+    assert scene.value(catalogue.STORE_FAILURES, "find_key", "timeout") == (1,)
+
+
 def test_a_layout_that_does_not_do_any_more_is_told_as_such(scene: Scene) -> None:
     error = StoreUnavailable("no table")
     error.__cause__ = LayoutError("no table")
@@ -118,6 +128,22 @@ def test_what_says_nothing_of_the_store_changes_nothing(scene: Scene, error: Bas
     scene.ask(error)
     assert scene.value(catalogue.STORE_UP) == (False,)
     assert scene.value(catalogue.STORE_QUERIES, "find_key") == (4,)
+
+
+def test_a_store_is_up_while_all_its_parts_answer(scene: Scene) -> None:
+    scene.ask()
+    scene.ask(part="storage")
+    first = scene.clock.time()
+    scene.clock.advance(5)
+    scene.ask(DOWN, part="storage")
+    scene.ask()
+    assert scene.value(catalogue.STORE_UP) == (False,), "the other one does not"
+    assert scene.value(catalogue.STORE_LAST_ANSWER) == (first,)
+    scene.ask(part="storage")
+    assert scene.value(catalogue.STORE_UP) == (True,)
+    assert scene.value(catalogue.STORE_LAST_ANSWER) == (first + 5,)
+    assert scene.value(catalogue.STORE_OUTAGES) == (1,)
+    assert len(scene.log) == 2
 
 
 class TestLog:

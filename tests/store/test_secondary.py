@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.observe.catalogue import STORE_FAILURES, STORE_QUERIES, STORE_UP
 from sidecar.settings import parse
 from sidecar.store.base import Account, DriverMissing, LayoutError, StoreUnavailable
 from sidecar.store.entries import ENTRY_BYTES
@@ -28,9 +29,10 @@ from tests.secondary import Entries, SQLiteAndStorage, fill
 from tests.store.watching import FRESH_S, watched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from sidecar.observe.metrics import Metric
     from sidecar.store.base import Store
     from tests.postgres import PostgresServer
     from tests.valkey_server import ValkeyServer
@@ -617,6 +619,33 @@ class TestFaults:
             own_valkey.start()
             await store.ping()
             assert await store.find_session("token") is None
+
+    async def test_what_the_storage_is_asked_is_counted_and_the_store_is_down_with_it(
+        self, database: BetterAuthDatabase, ada: str, own_valkey: ValkeyServer
+    ) -> None:
+        made = database.add_key(ada)
+        async with opened(database.path, own_valkey, timeout_s=SHORT_S) as store:
+
+            def value(metric: Metric, *labels: str) -> Sequence[float]:
+                (found,) = [
+                    sample.value
+                    for sample in store.answers.samples()
+                    if (sample.metric, sample.labels) == (metric, labels)
+                ]
+                return found
+
+            await store.find_session("token")
+            assert value(STORE_UP) == (True,)
+            assert value(STORE_QUERIES, "storage_mget") == (1,)
+            own_valkey.pause()
+            with pytest.raises(StoreUnavailable):
+                await store.find_session("token")
+            assert value(STORE_FAILURES, "storage_mget", "timeout") == (1,)
+            await store.find_key(made.digest)
+            assert value(STORE_UP) == (False,), "though the database answers"
+            own_valkey.resume()
+            await store.ping()
+            assert value(STORE_UP) == (True,)
 
     async def test_a_storage_that_says_nothing_is_given_up_in_time(
         self, database: BetterAuthDatabase, own_valkey: ValkeyServer
