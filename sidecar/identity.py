@@ -39,7 +39,7 @@ class Quota:
     refill_amount: int | None = None
     refill_interval_s: float | None = None
     last_refill: float | None = None
-    """`lastRefillAt`, else the row's creation."""
+    """`lastRefillAt`, else the row's creation; None where nothing is refilled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,9 +85,11 @@ class Entry(Generic[R]):
         """By which of the looks that named something it was named, where it was not read since."""
         self.noted = 0
         """In which period it was last noted to be in use."""
-        self.seats: dict[str | None, Seat] = {}
-        self.admitted: dict[Demand, Identity] = {}
-        """Demands that were met without a word on the organization, and by whom."""
+        # There are mostly one or two of each: a mapping would take three times as much.
+        self.seats: tuple[Seat, ...] = ()
+        """Places that were taken by it, one for an organization."""
+        self.admitted: tuple[Demand | Identity, ...] = ()
+        """Demands that were met without a word on the organization, each followed by by whom."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast
 
 from sidecar.auth.cache import UNKNOWN
@@ -24,15 +24,22 @@ def is_banned(account: Account, now: float) -> bool:
     return account.banned and (account.ban_expires is None or account.ban_expires > now)
 
 
+@lru_cache(256)
+def _roles(role: str) -> frozenset[str]:
+    """Return the roles in what is stored; the same object where the same is stored again."""
+    return frozenset(part.strip() for part in role.split(",")) - {""}
+
+
 class Seat:
     """A credential's place in one organization, made once for each time its record is read."""
 
-    __slots__ = ("answer", "role", "roles")
+    __slots__ = ("answer", "organization", "role", "roles")
 
-    def __init__(self, role: str, answer: Answer) -> None:
+    def __init__(self, organization: str | None, role: str, answer: Answer) -> None:
+        self.organization = organization
         self.role = role
         """As stored, "" for none."""
-        self.roles = frozenset(part.strip() for part in role.split(",")) - {""}
+        self.roles = _roles(role)
         self.answer = answer
         """The identity, or why there can be none."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 from sidecar.auth.background import log_unexpected
 from sidecar.auth.cache import UNKNOWN
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sidecar.store.base import Account
 
 R = TypeVar("R")
+
+_SEATS = 32
+"""Organizations in which a credential's place is remembered: the last ones."""
 
 
 class _RoleWanted(NamedTuple):
@@ -102,11 +105,16 @@ class Verifier(ABC, Generic[R]):
         """
         if presented.organizations or presented.cross_site:
             return self._decide(entry, demand, presented, now)
-        answer = entry.admitted.get(demand) or self._decide(entry, demand, presented, now)
+        admitted = entry.admitted
+        if demand in admitted:
+            identity = cast("Identity", admitted[admitted.index(demand) + 1])
+            presented.admission = Admission(demand, entry, identity)
+            return identity
+        answer = self._decide(entry, demand, presented, now)
         if isinstance(answer, Identity):
             member = self._member(entry.record)
             if member is None or member.complete:
-                entry.admitted[demand] = answer
+                entry.admitted += (demand, answer)
                 presented.admission = Admission(demand, entry, answer)
         return answer
 
@@ -175,16 +183,26 @@ class Verifier(ABC, Generic[R]):
         """Decide on a credential with this *role*: "" where it needs none, None for no member."""
         if role is None:
             return NOT_A_MEMBER
-        seat = entry.seats.get(organization)
-        if seat is None or seat.role != role:
-            seat = entry.seats[organization] = self._take_seat(entry.record, organization, role)
+        for seat in entry.seats:
+            if seat.organization == organization and seat.role == role:
+                break
+        else:
+            seat = self._take_seat(entry.record, organization, role)
+            kept = (each for each in entry.seats if each.organization != organization)
+            entry.seats = (seat, *kept)[:_SEATS]
         return self._conclude(entry.record, seat, organization, demand, presented)
 
     def _take_seat(self, record: R, organization: str | None, role: str) -> Seat:
+        member = self._member(record)
+        if member is not None:
+            # One string for all that is kept of it.
+            organization = next(
+                (each for each in member.roles if each == organization), organization
+            )
         try:
-            return Seat(role, self._identity(record, organization, role or None))
+            return Seat(organization, role, self._identity(record, organization, role or None))
         except ValueError:
-            return Seat(role, IDENTITY_UNUSABLE)
+            return Seat(organization, role, IDENTITY_UNUSABLE)
 
     async def _decide_on_load(
         self, load: Load[R], demand: Demand, presented: Presented, arrived: float

@@ -7,7 +7,10 @@ own. What cannot be read is taken for the safe side of what it might mean.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sidecar.identity import Quota
@@ -15,7 +18,7 @@ from sidecar.store.base import MEMBERSHIPS_READ, Account, KeyRecord, SessionReco
 from sidecar.store.values import count, flag, metadata, permissions, text, unix_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     Row = Sequence[object]
 
@@ -84,7 +87,7 @@ def key_of(
     key_id = text(row.get("id")) or ""
     readable = bool(key_id)
     expires_at, granted = None, None
-    wishes: dict[str, object] = {}
+    wishes: Mapping[str, object] = {}
     try:
         expires_at = None if row.get("expiresAt") is None else unix_time(row["expiresAt"])
         granted = permissions(row.get("permissions"))
@@ -190,9 +193,45 @@ def _account(rows: Sequence[Row]) -> Account | None:
         user_id=user_id,
         banned=flag(rows[0][1], unset=False),
         ban_expires=_time(rows[0][2]),
-        roles={organization_id: _joined(roles) for organization_id, roles in held.items()},
+        roles=_roles({each: _joined(roles) for each, roles in held.items()}),
         complete=complete,
     )
+
+
+class _OneRole(Mapping[str, str]):
+    """The role in the only organization that most users are in: a dict would take four times as
+    much.
+    """
+
+    __slots__ = ("_organization", "_role")
+
+    def __init__(self, organization: str, role: str) -> None:
+        self._organization = organization
+        self._role = role
+
+    def __getitem__(self, organization: str) -> str:
+        if organization != self._organization:
+            raise KeyError(organization)
+        return self._role
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._organization
+
+    def __len__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def _roles(held: dict[str, str]) -> Mapping[str, str]:
+    if len(held) != 1:
+        return held
+    ((organization, role),) = held.items()
+    return _OneRole(organization, sys.intern(role) if role in _USUAL_ROLES else role)
+
+
+_USUAL_ROLES = frozenset(("owner", "admin", "member"))
 
 
 def _joined(roles: Sequence[str | None]) -> str:
@@ -207,17 +246,26 @@ def _quota(row: Mapping[str, object], *, interval_may_be_days: bool) -> Quota:
     interval = _count(row.get("refillInterval"))
     unit_s = _DAY_S if interval_may_be_days and interval and interval < 1000 else 0.001
     window = _count(row.get("rateLimitTimeWindow"))
-    return Quota(
+    amount = _count(row.get("refillAmount")) or None  # 0 of either refills nothing
+    refilled = _time(row.get("lastRefillAt"), row.get("createdAt"))
+    quota = Quota(
         enabled=flag(row.get("rateLimitEnabled"), unset=True),
         max_requests=_count(row.get("rateLimitMax")),
         window_s=window / 1000 if window else None,  # a window of no length limits nothing
         request_count=_count(row.get("requestCount")) or 0,
         last_request=_time(row.get("lastRequest")),
         remaining=_count(row.get("remaining"), unreadable=0),
-        refill_amount=_count(row.get("refillAmount")) or None,  # 0 of either refills nothing
+        refill_amount=amount,
         refill_interval_s=interval * unit_s if interval else None,
-        last_refill=_time(row.get("lastRefillAt"), row.get("createdAt")),
+        last_refill=refilled if amount and interval else None,
     )
+    return _shared(quota)
+
+
+@lru_cache(1024)
+def _shared(quota: Quota) -> Quota:
+    """Return one object for all keys whose limits are the same, as those of new keys are."""
+    return quota
 
 
 def _count(value: object, unreadable: int | None = None) -> int | None:

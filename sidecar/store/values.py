@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import orjson
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 JSON_CHARACTERS = 64 * 1024
 """Longer JSON is not read: whoever makes a key chooses its metadata, and we keep it in memory."""
+
+_USUAL_CHARACTERS = 512
 
 LARGEST_COUNT = 2**53 - 1
 """Greater counts are cut to this, the greatest that JavaScript counts exactly."""
@@ -101,13 +110,52 @@ def date_form(value: object) -> str | None:
     return f"{unit} since 1970"
 
 
-def metadata(value: object) -> dict[str, object]:
+class Document(Mapping[str, object]):
+    """A JSON object, kept as it is written: in memory that takes a third of what it holds.
+
+    It is read anew each time that it is looked into.
+    """
+
+    __slots__ = ("_written",)
+
+    def __init__(self, document: dict[str, object]) -> None:
+        # A copy, since what orjson gives out takes several KB, whatever it holds.
+        self._written = bytes(memoryview(orjson.dumps(document)))
+
+    def _read(self) -> dict[str, object]:
+        document: dict[str, object] = orjson.loads(self._written)
+        return document
+
+    def __getitem__(self, name: str) -> object:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Document):
+            return self._written == other._written
+        return self._read() == other
+
+    __hash__ = None  # type: ignore[assignment]  # no more than of any other mapping
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+def metadata(value: object) -> Mapping[str, object]:
     """Return a key's metadata: empty for NULL, `null`, and JSON that is no object.
 
     Raises ValueError for what is not JSON, or longer than JSON_CHARACTERS.
     """
     document = _json(value)
-    return document if isinstance(document, dict) else {}
+    return Document(document) if isinstance(document, dict) and document else _NOTHING
 
 
 def permissions(value: object) -> dict[str, frozenset[str]] | None:
@@ -118,6 +166,18 @@ def permissions(value: object) -> dict[str, frozenset[str]] | None:
     """
     if isinstance(value, list):
         return _granted(value)
+    if isinstance(value, str) and len(value) <= _USUAL_CHARACTERS:
+        return _usual_permissions(value)
+    return _permissions(value)
+
+
+@lru_cache(1024)
+def _usual_permissions(written: str) -> dict[str, frozenset[str]] | None:
+    """Return what many keys have in common: one object for all of them."""
+    return _permissions(written)
+
+
+def _permissions(value: object) -> dict[str, frozenset[str]] | None:
     document = _json(value)
     if document is None:
         return None

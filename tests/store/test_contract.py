@@ -366,7 +366,7 @@ class TestQuota:
             store, database, ada, createdAt=FIRST_CREATION, **dict.fromkeys(columns)
         )
 
-        assert record.quota == Quota(last_refill=FIRST_CREATION)
+        assert record.quota == Quota()
 
     async def test_a_limit_that_is_switched_off_says_so(
         self, store: Store, database: BetterAuthDatabase, ada: str
@@ -376,9 +376,17 @@ class TestQuota:
     async def test_a_refill_counts_from_the_rows_creation_until_the_first(
         self, store: Store, database: BetterAuthDatabase, ada: str
     ) -> None:
-        record = await key_with(store, database, ada, createdAt=FIRST_CREATION + 5)
+        refill = {"refillAmount": 5, "refillInterval": 60_000}
+        record = await key_with(store, database, ada, createdAt=FIRST_CREATION + 5, **refill)
 
         assert record.quota.last_refill == FIRST_CREATION + 5
+
+    async def test_without_a_refill_there_is_none_to_count_from(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        record = await key_with(store, database, ada, lastRefillAt=FIRST_CREATION)
+
+        assert record.quota.last_refill is None
 
     async def test_a_refill_interval_below_a_second_is_days_where_1_2_may_have_written_it(
         self, store: Store, database: BetterAuthDatabase, ada: str
