@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_SHARE = 0.45
-"""Of `fresh`, that lies at least between two readings of all that is in use: looks that come each
-half of it, give or take, are each followed by one."""
+_SHARE = 0.35
+"""Of `fresh`, that lies at least between two readings of all that is in use: looks that are taken
+every 0.4 of it, give or take, are each followed by one."""
 
 
 class Records(Generic[R]):
@@ -64,7 +64,7 @@ class Refresher:
 
     What a look names is not served any more until it has been read again, which happens at once.
     Where something has changed and it is not known what, all that is in use is read again, at most
-    about twice in `fresh`. Both in batches, one at a time.
+    three times in `fresh`. Both in batches, one at a time.
     Memory: references to entries, each at most twice, and one task.
     """
 

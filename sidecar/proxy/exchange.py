@@ -35,7 +35,6 @@ from sidecar.proxy.bodies import (
     last_chunk,
 )
 from sidecar.proxy.fields import Kind, is_hop_by_hop
-from sidecar.proxy.open_streams import REASON as CREDENTIAL_REVOKED
 from sidecar.proxy.open_streams import OpenStream, is_event_stream
 from sidecar.proxy.splice import SPLICE_BYTES, Splice
 from sidecar.proxy.transfer import Download, Upload
@@ -801,7 +800,7 @@ class Exchange:
         self._stream = None
         self._plane.streams.discard(stream)
         if stream.is_over:
-            self._reason = CREDENTIAL_REVOKED
+            self._reason = "credential_revoked"
 
     def end_stream(self) -> None:
         """End the response between two events; a tunnel, which has none, where it is."""
@@ -814,16 +813,16 @@ class Exchange:
         if self._chunks_out:
             self._client.write(last_chunk([]))
         self._persist = False
-        self._end(CREDENTIAL_REVOKED)
+        self._end("credential_revoked")
         self._client.on_exchange_done(persist=False)
 
     def cut_stream(self) -> None:
         """End the response where it is."""
         if self._is_tunnel:
-            self._end(CREDENTIAL_REVOKED)
+            self._end("credential_revoked")
             self._client.abort(reset=False)
         else:
-            self._break(CREDENTIAL_REVOKED)
+            self._break("credential_revoked")
 
     def _stop_transfer(self, transfer: Transfer) -> None:
         self._transfer = None

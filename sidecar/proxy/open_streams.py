@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.identity import Demand, Identity
 
-REASON = "credential_revoked"
-"""Why a response ended whose credential is no longer good, in the access log."""
-
 _EVENT_END_S = 1.0
 """How long an event that has begun may take to its end."""
 _REFUSED = frozenset((401, 403))

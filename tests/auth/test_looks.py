@@ -296,14 +296,16 @@ class TestEverything:
         assert known.store.rereads == 0, "it was read for nobody"
         assert isinstance(known.look(with_key(KEY)), Pending)
 
-    async def test_it_is_read_no_more_often_than_twice_in_fresh(self, watched: Watched) -> None:
+    async def test_it_is_read_no_more_often_than_three_times_in_fresh(
+        self, watched: Watched
+    ) -> None:
         await watched.admit(with_key(KEY))
         for _ in range(40):
             watched.clock.advance(0.05)
             watched.tell(EVERYTHING)
             await watched.idle()
             watched.from_memory(with_key(KEY))
-        assert watched.store.rereads <= 5
+        assert 4 <= watched.store.rereads <= 6
 
     async def test_one_told_in_between_is_made_up_for_with_the_next_look(
         self, known: Watched
