@@ -7,7 +7,9 @@ import contextlib
 import gc
 import hashlib
 import logging
+import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -16,9 +18,11 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookies import SessionCookies
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
-from sidecar.identity import Demand
+from sidecar.identity import PLAIN, Charge, Demand
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
+from sidecar.limits.policy import Limit, Rules
+from sidecar.limits.table_file import TableUnusable
 from sidecar.observe import app_log, catalogue
 from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.metrics import Registry
@@ -37,7 +41,7 @@ from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.request import HeadLimits
 from sidecar.proxy.splice import Splice
 from sidecar.routes import Route, RouteTable
-from sidecar.settings import UnixURL
+from sidecar.settings import IN_MEMORY, SQLiteURL, UnixURL
 from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
@@ -46,7 +50,7 @@ from sidecar.store.probe import Probe
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sidecar import settings as config
     from sidecar.observe.metrics import Sample, Snapshot
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
+_VAR = Path("var")
 _REOPEN_S = 1.0
 _GC_THRESHOLD = 20_000
 """Objects made and not let go of before a round of the collector; the default is 700."""
@@ -168,6 +173,8 @@ class Sidecar:
         self._authenticator.start()
         listen, admin = self._settings.listen, self._settings.admin
         await self._plane.start()
+        # Last: who is alone with the file lets in others once it serves.
+        await self._keep_counts()
         try:
             await start_listener(self._gateway, "listen", listen.host, listen.port)
             if self._is_alone:
@@ -192,6 +199,7 @@ class Sidecar:
         # Each is let go of even if the one before failed, or the wait for it was cancelled.
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._close_log)
+            stack.callback(self._plane.limiter.close)
             stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._authenticator.close)
             stack.push_async_callback(self._probe.close)
@@ -219,6 +227,25 @@ class Sidecar:
                 "the system allows %d open files (ulimit -n), and %d may be needed:"
                 " serving %d clients at once, of listen.max_connections = %d",
                 *(limit, needed, allotment.connections, connections),
+            )
+
+    async def _keep_counts(self) -> None:
+        """Have the counts of limits outlive the process, if they can."""
+        path = limits_file(self._settings)
+        if path is None:
+            if self._settings.limits.file is None:
+                _LOG.warning(
+                    "limits.file: not set, and no directory is known that is for it: counts are"
+                    " kept in memory, and a restart forgets them"
+                )
+            return
+        try:
+            await self._plane.limiter.keep_in(path, is_alone=self._is_alone)
+        except TableUnusable as error:
+            _LOG.warning(
+                "limits.file: %s cannot be used: %s; counts are kept in memory, and a restart"
+                " forgets them",
+                *(path, error),
             )
 
     def _close_log(self) -> None:
@@ -370,13 +397,7 @@ def make_plane(
     return Plane(
         routes=RouteTable(_route(route, listen.limits.body) for route in settings.routes),
         authenticator=authenticator,
-        limiter=LocalLimiter(
-            source=limits.source,
-            requests=limits.requests,
-            window_s=limits.window,
-            clock=clock,
-            entries=settings.store.cache.entries,
-        ),
+        limiter=LocalLimiter(_rules(limits), clock, limits.entries),
         failures=failures,
         clusters={
             name: _cluster(
@@ -421,6 +442,32 @@ def _fingerprint(settings: config.Settings) -> str:
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
+def _rules(limits: config.Limits) -> Rules:
+    organization = limits.organization
+    return Rules(
+        Limit(limits.requests, limits.window),
+        limits.source,
+        limits.algorithm,
+        None if organization is None else Limit(organization.requests, organization.window),
+        limits.at_once.key,
+        limits.at_once.organization,
+    )
+
+
+def limits_file(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where the counts of limits are kept; None for nowhere."""
+    file = settings.limits.file
+    if file is not None:
+        return None if str(file) == IN_MEMORY else file
+    # Of several, systemd separates them by a colon.
+    if state := environ.get("STATE_DIRECTORY"):
+        return Path(state.partition(":")[0], "sidecar.limits")
+    url = settings.store.url
+    if isinstance(url, SQLiteURL):
+        return url.path.with_name(f"{url.path.name}.limits")
+    return _VAR / "sidecar.limits" if _VAR.is_dir() else None
+
+
 def _certificate(settings: config.Settings, clock: Clock) -> Certificate | None:
     tls = settings.listen.tls
     return None if tls is None else Certificate(key_pair(tls), clock)
@@ -454,6 +501,21 @@ def _route(route: config.Route, body_bytes: int) -> Route:
         origins=frozenset(origin.encode() for origin in route.origins),
         methods=methods,
         body_bytes=body_bytes if route.body is None else route.body,
+        charge=_charge(route),
+    )
+
+
+def _charge(route: config.Route) -> Charge:
+    limit = route.limit
+    if limit is None:
+        return PLAIN if route.cost == 1 else Charge(route.cost)
+    return Charge(
+        route.cost,
+        # No path is a name.
+        limit.budget or route.path,
+        limit.budget or "route",
+        limit.requests,
+        limit.window,
     )
 
 

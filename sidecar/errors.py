@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +133,23 @@ def quota_exhausted(retry_after_s: int) -> Refusal:
         "The API key has no calls left.",
         max(1, retry_after_s),
     )
+
+
+def too_many_at_once(retry_after_s: int) -> Refusal:
+    """Return the refusal of a key with as many requests in progress as it may have."""
+    return Refusal(
+        429,
+        "Rate limit exceeded",
+        "too_many_at_once",
+        "The API key has too many requests in progress.",
+        max(1, retry_after_s),
+    )
+
+
+OVER_LIMIT: Final = {
+    make(1).reason: make for make in (rate_limited, quota_exhausted, too_many_at_once)
+}
+"""What makes the refusal of a key, by the reason that a limiter gives."""
 
 
 def too_many_failures(retry_after_s: int) -> Refusal:

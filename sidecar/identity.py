@@ -24,6 +24,24 @@ class Demand:
     """Keys need all of these: resource to actions."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Charge:
+    """What a route counts for a request of an API key. Told apart by identity, as demands are."""
+
+    cost: int = 1
+    """As how many requests it counts."""
+    budget: str | None = None
+    """The route's own budget for each key, by the name that other routes may share."""
+    policy: str = "route"
+    """What clients are told that budget is called."""
+    requests: int = 0
+    window_s: float = 0.0
+
+
+PLAIN = Charge()
+"""One request, and no budget but the key's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
     """The limit columns of an API key's row as they were read. Times are Unix seconds."""

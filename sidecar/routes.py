@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import BAD_HOST, BAD_TARGET, Refused
+from sidecar.identity import PLAIN
 from sidecar.observe.requests import RouteMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sidecar.identity import Demand
+    from sidecar.identity import Charge, Demand
 
 # A path of these needs no second look: no escape, no dot at the start of a segment, no "//".
 _PLAIN_PATH = re.compile(rb"(?:/(?!\.)[A-Za-z0-9_~!$&'()*+,=:@.\-]+)+/?|/")
@@ -70,6 +71,8 @@ class Route:
     """How long a request's body may be."""
     meter: RouteMeter = field(default_factory=RouteMeter, repr=False)
     """Counts what becomes of the requests here."""
+    charge: Charge = PLAIN
+    """What a request with an API key costs."""
     prefix: bytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.app import Sidecar, StartError
+from sidecar.app import Sidecar, StartError, limits_file
 from sidecar.settings import parse
 from tests.certificates import Authority
 from tests.clock import ManualClock
@@ -488,3 +488,93 @@ async def wait_for_room(run: Running) -> None:
         while True:
             if (await run.ask(request(b"GET /public"))).status == 200:
                 return
+
+
+# Counts
+
+
+def left(response: Response) -> str | None:
+    return response.value("x-ratelimit-remaining")
+
+
+async def test_counts_outlive_the_process(world: World) -> None:
+    ask = request(b"GET /v1/chat", world.key_line)
+    async with running(world.path) as run:
+        assert [left(await run.ask(ask)) for _ in range(2)] == ["999999", "999998"]
+    async with running(world.path) as run:
+        assert left(await run.ask(ask)) == "999997"
+    assert world.path.with_name(f"{world.path.name}.limits").stat().st_size > 0
+
+
+async def test_a_kill_takes_nothing_of_them(world: World) -> None:
+    ask = request(b"GET /v1/chat", world.key_line)
+    for told in ("999999", "999998"):
+        async with serving(world, RecordingUpstream()) as process:
+            assert left(await process.ask(ask)) == told
+            await process.kill()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        pytest.param("none/limits", "cannot be used: No such file or directory", id="unusable"),
+        pytest.param(":memory:", None, id="memory"),
+    ],
+)
+async def test_counts_that_cannot_be_kept_are_counted_all_the_same(
+    world: World, caplog: pytest.LogCaptureFixture, file: str, message: str | None
+) -> None:
+    file = file if message is None else str(world.path.parent / file)
+    ask = request(b"GET /v1/chat", world.key_line)
+    for _ in range(2):
+        async with running(world.path, extra=f'[limits]\nfile = "{file}"') as run:
+            assert left(await run.ask(ask)) == "999999"
+    assert ("a restart forgets them" in caplog.text) is (message is not None)
+    assert message is None or message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "file", "environ", "place"),
+    [
+        pytest.param("sqlite:////a/b.db", None, {}, "/a/b.db.limits", id="sqlite"),
+        pytest.param(
+            "sqlite:////a/b.db", None, {"STATE_DIRECTORY": "/s"}, "/s/sidecar.limits", id="state"
+        ),
+        pytest.param(
+            "sqlite:////a/b.db",
+            None,
+            {"STATE_DIRECTORY": "/s:/t"},
+            "/s/sidecar.limits",
+            id="states",
+        ),
+        pytest.param(
+            "sqlite:////a/b.db", "/x/y", {"STATE_DIRECTORY": "/s"}, "/x/y", id="where-it-is-set"
+        ),
+        pytest.param("postgresql://u@h/b", None, {}, None, id="nowhere"),
+        pytest.param("postgresql://u@h/b", None, {"var": ""}, "var/sidecar.limits", id="var"),
+        pytest.param("sqlite:////a/b.db", ":memory:", {}, None, id="memory"),
+    ],
+)
+def test_counts_are_kept_where_state_belongs(
+    url: str, file: str | None, environ: dict[str, str], place: str | None, tmp_path: Path
+) -> None:
+    if "var" in environ:
+        (tmp_path / "var").mkdir()
+    kept = "" if file is None else f'[limits]\nfile = "{file}"'
+    text = configuration(tmp_path / "a", {"chat": 1}, extra=f'[store]\nurl = "{url}"\n{kept}')
+    with contextlib.chdir(tmp_path):
+        found = limits_file(parse(text), environ)
+    assert (None if found is None else str(found)) == place
+
+
+async def test_a_database_elsewhere_says_that_counts_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = configuration(
+        tmp_path / "a", {"chat": 1}, extra='[store]\nurl = "postgresql://u@127.0.0.1:1/b"'
+    )
+    sidecar = Sidecar(parse(text))
+    await sidecar.start()
+    await sidecar.stop()
+    assert "limits.file: not set, and no directory is known that is for it" in caplog.text

@@ -20,7 +20,13 @@ from sidecar.cli import main
 from sidecar.doctor.examination import CHECKS, Outcome
 from sidecar.doctor.explanation import Explanation
 from sidecar.doctor.telling import explanation_as_json, outcome_as_json
-from sidecar.errors import Refusal, quota_exhausted, rate_limited, too_many_failures
+from sidecar.errors import (
+    Refusal,
+    quota_exhausted,
+    rate_limited,
+    too_many_at_once,
+    too_many_failures,
+)
 from sidecar.identity import Identity
 from sidecar.observe.access_log import Entry, LineLog
 from sidecar.proxy.fields import Kind, RequestFields
@@ -39,6 +45,7 @@ REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(1),
     quota_exhausted(1),
+    too_many_at_once(1),
     too_many_failures(1),
 ]
 STATUSES = {refusal.reason: refusal.status for refusal in REFUSALS}

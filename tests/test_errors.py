@@ -14,6 +14,7 @@ from sidecar.errors import (
     Refused,
     quota_exhausted,
     rate_limited,
+    too_many_at_once,
     too_many_failures,
 )
 
@@ -24,6 +25,7 @@ REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(7),
     quota_exhausted(7),
+    too_many_at_once(7),
     too_many_failures(7),
 ]
 EACH = pytest.mark.parametrize("refusal", [pytest.param(each, id=each.reason) for each in REFUSALS])
@@ -83,7 +85,7 @@ def test_messages_do_not_tell_what_about_a_credential_was_wrong() -> None:
         assert len({each.message for each in REFUSALS if each.error == error}) == 1
 
 
-@pytest.mark.parametrize("make", [rate_limited, quota_exhausted])
+@pytest.mark.parametrize("make", [rate_limited, quota_exhausted, too_many_at_once])
 @pytest.mark.parametrize(("asked", "told"), [(-3, 1), (0, 1), (1, 1), (3600, 3600)])
 def test_no_one_is_told_to_come_again_at_once(
     make: Callable[[int], Refusal], asked: int, told: int

@@ -73,6 +73,7 @@ class ApiKeys(Verifier[KeyRecord]):
         return self._look_up(digest, question, demand, presented, now)
 
     def _unfit(self, record: KeyRecord, presented: Presented) -> Refusal | None:
+        presented.known = record, record.organization_id
         now = self._clock.time()
         if not record.readable:
             return KEY_UNREADABLE
@@ -119,6 +120,7 @@ class ApiKeys(Verifier[KeyRecord]):
         demand: Demand,
         presented: Presented,
     ) -> Answer:
+        presented.known = record, organization
         if presented.organizations:
             own = None if organization is None else organization.encode()
             if any(named.strip(b" \t") != own for named in presented.organizations):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from sidecar.auth.cache import Entry
     from sidecar.identity import Demand, Identity
+    from sidecar.store.base import KeyRecord
 
 KEY_BYTES = 512
 """The longest API key that is looked up: prefix and 64 letters are far below it."""
@@ -31,6 +32,7 @@ class Presented:
         "cookies",
         "cross_site",
         "key_name",
+        "known",
         "organizations",
         "session_name",
     )
@@ -57,6 +59,9 @@ class Presented:
         keep from being looked up."""
         self.key_name: bytes | None = None
         """The name under which the API key is remembered, once it was worked out."""
+        self.known: tuple[KeyRecord, str | None] | None = None
+        """The API key, once it was found, and its organization as far as it is known by then: what
+        it takes to tell of its limit where it is refused."""
         self.session_name: bytes | None = None
         """The same of the session cookie, once its signature was found right."""
         self.admission: Admission | None = None

@@ -177,7 +177,7 @@ def _limit(story: Story, record: KeyRecord) -> str:
     if decision.limited:
         is_rows = (decision.limit, decision.window_s) == (quota.max_requests, quota.window_s)
         whose = "by its row" if is_rows else "by [limits]"
-        used = decision.limit - decision.remaining - decision.allowed
+        used = decision.limit - decision.remaining - decision.cost
         told = (
             f"{count(decision.limit, 'request')} in {duration(decision.window_s)} ({whose}),"
             f" {used} used"

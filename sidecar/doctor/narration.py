@@ -39,6 +39,7 @@ _FAILS_AT: Final = {
     "role_missing": "roles",
     "rate_limited": "limit",
     "quota_exhausted": "limit",
+    "too_many_at_once": "limit",
 }
 """Reasons, and the steps that they end at; others end at the last step that there is."""
 _AMBIGUOUS: Final = "an upstream could read it as another path, or it is no path at all"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 from sidecar.app import make_authenticator, make_plane
 from sidecar.doctor.reading import ReadOnly
 from sidecar.limits.failures import FailureLimiter
-from sidecar.limits.local import LocalLimiter
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.origin import Origin
 from sidecar.settings import UnixURL
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
 
     from sidecar import settings as config
     from sidecar.clock import Clock
-    from sidecar.identity import Quota
+    from sidecar.identity import Charge, Quota
     from sidecar.limits.decision import Decision
+    from sidecar.limits.local import LocalLimiter
     from sidecar.observe.access_log import Entry
     from sidecar.proxy.plane import Plane
     from sidecar.proxy.upstream import UpstreamConnection
@@ -69,7 +69,7 @@ class Trial:
         """Take a *store* that is open, or would say why it is not."""
         self.seen = Seen()
         self._done = asyncio.Event()
-        failed, limits = settings.limits.failures, settings.limits
+        failed = settings.limits.failures
         failures = FailureLimiter(failed.requests, failed.window, clock)
         witness = cast("Store", _Witness(store, self.seen))
         self._authenticator = make_authenticator(settings, witness, failures, clock)
@@ -82,9 +82,8 @@ class Trial:
             resolver=_NoResolver(),
             origin=self._origin,
         )
-        # Of its own, so that nothing is counted that anybody else counts by.
-        limiter = LocalLimiter(limits.source, limits.requests, limits.window, clock, entries=1)
-        self.plane.limiter = cast("LocalLimiter", _WatchedLimiter(limiter, self.seen))
+        # It counts in memory: nothing is counted that anybody else counts by.
+        self.plane.limiter = cast("LocalLimiter", _WatchedLimiter(self.plane.limiter, self.seen))
         self.scheme = b"http" if settings.listen.tls is None else b"https"
 
     async def run(self, request: bytes, address: str) -> Seen:
@@ -178,8 +177,10 @@ class _WatchedLimiter:
         self._limiter = limiter
         self._seen = seen
 
-    def admit(self, key_id: str, quota: Quota) -> Decision:
-        self._seen.decision = self._limiter.admit(key_id, quota)
+    def admit(
+        self, key_id: str, quota: Quota, organization_id: str | None, charge: Charge
+    ) -> Decision:
+        self._seen.decision = self._limiter.admit(key_id, quota, organization_id, charge)
         return self._seen.decision
 
     def __getattr__(self, name: str) -> Any:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from sidecar.limits.allowance import Allowance
-    from sidecar.limits.policy import Limit
-    from sidecar.limits.windows import Window
+    from sidecar.limits.budget import Budget
 
-Reason = Literal["ok", "rate_limited", "quota_exhausted"]
+Reason = Literal["ok", "rate_limited", "quota_exhausted", "too_many_at_once"]
 
 _NOISE_S = 1e-3
 """What two clocks, read one after the other, are off by: no reason to tell of another second."""
@@ -22,36 +21,44 @@ def whole_seconds(seconds: float) -> int:
 
 
 class Decision:
-    """The standing of a key once a request of its was decided on."""
+    """The standing of a key once a request of its was decided on.
+
+    Of several budgets it tells of the one nearest to its end; of a refusal, of the one that
+    refused.
+    """
 
     # Defaults stand on the class: they are those of a request that passed.
     allowed = True
     reason: Reason = "ok"
     retry_after_s = 0
     """Whole seconds, at least 1, until another request may pass; 0 where this one did."""
-    _allowance: Allowance | None = None
+    allowance: Allowance | None = None
+    """What the request took its cost from, beside its budgets."""
+    held: tuple[bytes, ...] | None = None
+    """What the request takes a place of for as long as it is in progress."""
 
     def __init__(
         self,
-        limit: Limit | None,
+        budget: Budget | None,
         remaining: int,
         reset_after_s: float,
         decided_at: float,
-        window: Window | None,
+        *,
+        cost: int = 0,
+        taken: tuple[tuple[Budget, float], ...] = (),
     ) -> None:
-        """Take the Unix seconds at which it was decided, and the window that counted it, if any."""
-        self._limit = limit
-        self.remaining = remaining
-        """Requests left in the window; 0 without a limit."""
-        self.reset_after_s = reset_after_s
-        """Seconds until the window ends: its whole length if none is open, 0 without a limit."""
-        self._decided_at = decided_at
-        self._window = window
+        """Take the Unix seconds at which it was decided, and the budgets that counted the request.
 
-    def counted_by(self, allowance: Allowance | None) -> Decision:
-        """Return this decision, which took one of an *allowance* too."""
-        self._allowance = allowance
-        return self
+        With each of these goes the mark of its meter.
+        """
+        self._budget = budget
+        self.remaining = remaining
+        """Requests left; 0 without a limit."""
+        self.reset_after_s = reset_after_s
+        """Seconds until nothing is counted any more; 0 without a limit."""
+        self._decided_at = decided_at
+        self.cost = cost
+        self.taken = taken
 
     def denied(self, reason: Reason, retry_after_s: int) -> Decision:
         """Return this decision as a refusal."""
@@ -63,37 +70,39 @@ class Decision:
     @property
     def limited(self) -> bool:
         """Whether there is a limit to tell of."""
-        return self._limit is not None
+        return self._budget is not None
+
+    @property
+    def policy(self) -> str:
+        """The name of the limit that is told of; none without one."""
+        return "" if self._budget is None else self._budget.name
 
     @property
     def limit(self) -> int:
         """Requests in a window; 0 without a limit."""
-        return 0 if self._limit is None else self._limit.requests
+        return 0 if self._budget is None else self._budget.limit.requests
 
     @property
     def window_s(self) -> float:
         """Length of a window in seconds; 0 without a limit."""
-        return 0.0 if self._limit is None else self._limit.window_s
+        return 0.0 if self._budget is None else self._budget.limit.window_s
 
     def headers(self) -> bytes:
         """Return the lines that tell the client; none without a limit."""
-        if self._limit is None:
+        if self._budget is None:
             return b""
         left = self.remaining
         reset_after_s = self.reset_after_s - _NOISE_S
         # Rounded up, as `whole_seconds` does.
-        return self._limit.lines % (
+        return self._budget.lines % (
             left,
             ceil(reset_after_s),
             left,
             ceil(self._decided_at + reset_after_s),
         )
 
-    def give_back(self) -> None:
-        """Take back what the request was counted for, once."""
-        # A window that has ended and a quota that was replaced are objects that nobody reads.
-        if self._window is not None:
-            self._window.count -= 1
-        if self._allowance is not None:
-            self._allowance.left += 1
-        self._window = self._allowance = None
+    def given_back(self, budget: Budget, room: int) -> None:
+        """Tell from now on what one of the budgets stands at after it got back the cost."""
+        if budget is self._budget:
+            self.remaining = max(0, room)
+            self.reset_after_s = budget.meter.left_s

@@ -1,73 +1,321 @@
-"""Limits of API keys, counted in the memory of one process."""
+"""Limits of API keys, counted on this host."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from sidecar.limits.counter import Counter
+from sidecar.identity import PLAIN
+from sidecar.limits.account import Account, Plan
+from sidecar.limits.at_once import AtOnce
+from sidecar.limits.bucket import TokenBucket
+from sidecar.limits.budget import Budget, tell
 from sidecar.limits.decision import Decision
 from sidecar.limits.policy import Limit, effective_limit
+from sidecar.limits.sliding import SlidingWindow
+from sidecar.limits.table import Table
+from sidecar.limits.table_file import TableFile
+from sidecar.limits.windows import FixedWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
     from sidecar.clock import Clock
-    from sidecar.identity import Quota
-    from sidecar.limits.policy import LimitSource
+    from sidecar.identity import Charge, Quota
+    from sidecar.limits.meters import Meter
+    from sidecar.limits.policy import Algorithm, Rules
 
 __all__ = ["Decision", "LocalLimiter"]
 
+_METERS: Mapping[Algorithm, type[Meter]] = {
+    "fixed-window": FixedWindow,
+    "sliding-window": SlidingWindow,
+    "token-bucket": TokenBucket,
+}
+_KEY, _ROUTE, _ORGANIZATION = range(3)
+"""Kinds of budgets; no request has two of one."""
+_NO_NAMES: Mapping[bytes, int] = {}
+_NOTHING_COUNTED = (-inf, 0)
+_BUSY_RETRY_S = 1
+"""What a key with too many requests in progress is told to wait: nobody knows when one ends."""
+_NOISE_S = 1e-6
+
 
 class LocalLimiter:
-    """Counts the requests of each key. Exact within one process, and forgotten with it.
+    """Counts the requests of each key, in a table that other processes may share.
 
-    A key's row says where it stands when it is first seen, and what its limit is at each request.
-    Memory: the `entries` keys used last.
+    Exact among all that share it; a request is counted by all of its budgets or by none. What a
+    key has left in all, and what is in progress, each process counts for itself.
+
+    A key's row says where it stands when the table does not know it, and what its limit is at each
+    request. Memory: what is known of the `entries` keys used last, and the table.
     """
 
-    def __init__(
-        self, source: LimitSource, requests: int, window_s: float, clock: Clock, entries: int
-    ) -> None:
-        self._source: LimitSource = source
-        self._configured = Limit(requests, window_s)
+    def __init__(self, rules: Rules, clock: Clock, entries: int) -> None:
+        """Count in memory, until `keep_in` says where else."""
+        self._rules = rules
         self._clock = clock
         self._entries = entries
+        meter = _METERS[rules.algorithm]
+        # Nobody's between two requests, so that one of each kind is enough.
+        self._meters: tuple[Meter, Meter, Meter] = (meter(), meter(), meter())
+        self._at_once = AtOnce()
         # The last used last. Asked with every request: a cache class of Python's own code would
         # cost more than the counting.
-        self._counters: OrderedDict[str, Counter] = OrderedDict()
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self.table = Table.in_memory(entries)
+        self._file: TableFile | None = None
+        self._offset_s = clock.time() - clock.monotonic()
 
-    def admit(self, key_id: str, quota: Quota) -> Decision:
+    async def keep_in(self, path: Path, *, is_alone: bool = True) -> None:
+        """Count in the file at *path* from now on, as others may.
+
+        It is shared from the begin unless this process *is_alone* with it as far as it knows.
+        Raises TableUnusable; then it counts on where it did.
+        """
+        algorithm = self._rules.algorithm
+        file = TableFile(path, self._entries, algorithm, self._clock, is_alone=is_alone)
+        table = await file.open()
+        self._accounts.clear()
+        self.table.close()
+        self.table, self._file, self._offset_s = table, file, file.offset_s
+
+    @property
+    def in_progress(self) -> Mapping[bytes, int]:
+        """How many requests are, by what limits their number."""
+        return self._at_once.in_progress
+
+    @property
+    def files_set_aside(self) -> int:
+        """How many broken files were found where counts are kept."""
+        return 0 if self._file is None else self._file.set_aside
+
+    def attend(self) -> None:
+        """Do what is due; called a few times a second."""
+        if self._file is not None:
+            self._file.attend()
+
+    def close(self) -> None:
+        """Let go of the counts; those in a file stay in it."""
+        self._accounts.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        else:
+            self.table.close()
+
+    def admit(
+        self,
+        key_id: str,
+        quota: Quota,
+        organization_id: str | None = None,
+        charge: Charge = PLAIN,
+    ) -> Decision:
         """Decide on a request of the key, and count it if it is allowed.
 
-        Of window and remaining quota, neither gives anything for a request that the other refuses.
+        Whoever gets a decision that says so has to `end` the request.
         """
-        counter = self._counters.get(key_id)
-        now, wall = self._clock.monotonic(), self._clock.time()
-        if counter is None:
-            counter = self._counters[key_id] = Counter(quota, self._limit(quota), now, wall)
-            if len(self._counters) > self._entries:
-                self._counters.popitem(last=False)
+        account = self._accounts.get(key_id)
+        if account is None:
+            account = self._accounts[key_id] = Account(quota)
+            if len(self._accounts) > self._entries:
+                self._accounts.popitem(last=False)
         else:
-            self._counters.move_to_end(key_id)
+            self._accounts.move_to_end(key_id)
             # Read anew, a row is another object; and only then can it say anything else.
-            if counter.quota is not quota:
-                counter.follow(quota, self._limit(quota))
-        return counter.admit(now, wall)
+            if account.quota is not quota:
+                account.follow(quota)
+        now = self._clock.monotonic() + self._offset_s
+        plan = account.plan
+        if plan is None or account.charge is not charge or plan.organization_id != organization_id:
+            plan = account.find(charge, organization_id)
+            if plan is None:
+                plan = self._plan(key_id, quota, organization_id, charge, now)
+                account.put(charge, plan)
+        budget = plan.only
+        cost = charge.cost
+        if budget is not None:
+            # What nearly every request comes to; `_decide` says the same at length.
+            room = budget.spend(now, cost)
+            if room >= 0:
+                meter = budget.meter
+                taken = ((budget, meter.mark),)
+                return Decision(
+                    budget, room, meter.left_s, self._clock.time(), cost=cost, taken=taken
+                )
+        return self._decide(account, plan, cost, now, count=True)
 
-    def peek(self, key_id: str, quota: Quota) -> Decision | None:
-        """Decide on a request of the key without counting it; None for a key not seen before."""
-        counter = self._counters.get(key_id)
-        if counter is None:
-            return None
-        if counter.quota is not quota:
-            counter.follow(quota, self._limit(quota))
-        return counter.decide(self._clock.monotonic(), self._clock.time(), count=False)
+    def peek(
+        self,
+        key_id: str,
+        quota: Quota,
+        organization_id: str | None = None,
+        charge: Charge = PLAIN,
+    ) -> Decision:
+        """Decide on a request of the key without counting it."""
+        now = self._clock.monotonic() + self._offset_s
+        account = self._accounts.get(key_id)
+        if account is None:
+            account = Account(quota)
+        elif account.quota is not quota:
+            account.follow(quota)
+        plan = self._plan(key_id, quota, organization_id, charge, now)
+        return self._decide(account, plan, charge.cost, now, count=False)
 
-    def give_back(self, key_id: str, decision: Decision) -> None:
+    def give_back(self, decision: Decision) -> bool:
         """Take back what an allowed request was counted for: upstream never received it.
 
-        Works once, and does nothing once the window has ended or the quota was set anew.
+        The decision tells of what is left after that. Works once, and does nothing once the window
+        has ended or the quota was set anew. Return whether the request was counted until then.
         """
-        decision.give_back()
+        was_counted = bool(decision.taken) or decision.allowance is not None
+        taken, decision.taken = decision.taken, ()
+        if taken:
+            now = self._clock.monotonic() + self._offset_s
+            with self._locked([budget for budget, _ in taken]):
+                for budget, mark in taken:
+                    decision.given_back(budget, budget.give_back(now, mark, decision.cost))
+        if decision.allowance is not None:
+            decision.allowance.left += decision.cost
+            decision.allowance = None
+        return was_counted
 
-    def _limit(self, quota: Quota) -> Limit | None:
-        return effective_limit(self._source, quota, self._configured)
+    def end(self, decision: Decision) -> None:
+        """Take note that the request is over, where the decision `held` something for it."""
+        if decision.held is not None:
+            self._at_once.end(decision.held)
+            decision.held = None
+
+    def _decide(
+        self, account: Account, plan: Plan, cost: int, now: float, *, count: bool
+    ) -> Decision:
+        budgets = plan.budgets
+        wall = self._clock.time()
+        allowance = account.allowance
+        if allowance is not None:
+            allowance = account.allowance = allowance.refilled(account.quota, wall)
+        with self._locked(budgets):
+            rooms = [budget.look(now) for budget in budgets]
+            refusal = _refusal(budgets, rooms, cost, now, wall)
+            if allowance is not None and allowance.left < cost:
+                retry_s = allowance.retry_after_s(account.quota, wall)
+                refusal = _standing(budgets, rooms, wall).denied("quota_exhausted", retry_s)
+            if refusal is not None or not count:
+                return refusal or _standing(budgets, rooms, wall)
+            held = self._at_once.begin(plan.at_once) if plan.at_once else None
+            if held is None and plan.at_once:
+                return _standing(budgets, rooms, wall).denied("too_many_at_once", _BUSY_RETRY_S)
+            decision = self._count(budgets, rooms, cost, now, wall)
+        decision.held = held
+        if allowance is not None:
+            allowance.left -= cost
+            decision.allowance = allowance
+        return decision
+
+    def _count(
+        self, budgets: Sequence[Budget], rooms: Sequence[int], cost: int, now: float, wall: float
+    ) -> Decision:
+        """Return the decision on a request that passes, counted by all of its budgets."""
+        for budget in budgets:
+            budget.take(now, cost)
+        decision = _standing(budgets, [room - cost for room in rooms], wall)
+        decision.cost = cost
+        decision.taken = tuple((budget, budget.meter.mark) for budget in budgets)
+        return decision
+
+    @contextlib.contextmanager
+    def _locked(self, budgets: Sequence[Budget]) -> Iterator[None]:
+        """Keep others who share the table from the slots of these budgets."""
+        if not self.table.is_shared:
+            yield
+            return
+        # Everybody takes them in this order, so that no two wait for each other.
+        locks = sorted({lock.place: lock for lock in map(Budget.lock, budgets)}.items())
+        held = [lock for _, lock in locks if lock.take()]
+        try:
+            yield
+        finally:
+            for lock in held:
+                lock.free()
+
+    def _plan(
+        self,
+        key_id: str,
+        quota: Quota,
+        organization_id: str | None,
+        charge: Charge,
+        now: float,
+    ) -> Plan:
+        rules = self._rules
+        budgets = []
+        limit = effective_limit(rules.source, quota, rules.limit)
+        if limit is not None:
+            began = _NOTHING_COUNTED
+            if quota.last_request is not None:
+                # Never later than now: another machine's clock may be ahead.
+                since_s = max(0.0, self._clock.time() - quota.last_request)
+                began = (now - since_s, max(0, quota.request_count))
+            budgets.append(self._budget(_KEY, "default", limit, f"key\0{key_id}", began))
+        if charge.budget is not None:
+            limit = Limit(charge.requests, charge.window_s)
+            name = f"route\0{charge.budget}\0{key_id}"
+            budgets.append(self._budget(_ROUTE, charge.policy, limit, name))
+        at_once: dict[bytes, int] = {}
+        if rules.key_at_once is not None:
+            at_once[f"key\0{key_id}".encode()] = rules.key_at_once
+        if organization_id is not None:
+            name = f"organization\0{organization_id}"
+            if rules.organization is not None:
+                limit = rules.organization
+                budgets.append(self._budget(_ORGANIZATION, "organization", limit, name))
+            if rules.organization_at_once is not None:
+                at_once[name.encode()] = rules.organization_at_once
+        tell(budgets)
+        is_plain = len(budgets) == 1 and not at_once and quota.remaining is None
+        only = budgets[0] if is_plain else None
+        return Plan(organization_id, tuple(budgets), at_once or _NO_NAMES, only)
+
+    def _budget(
+        self,
+        kind: int,
+        policy: str,
+        limit: Limit,
+        name: str,
+        began: tuple[float, int] = _NOTHING_COUNTED,
+    ) -> Budget:
+        tag = self.table.tag(name.encode())
+        return Budget(policy, limit, self.table, tag, self._meters[kind], began=began)
+
+
+def _refusal(
+    budgets: Sequence[Budget], rooms: Sequence[int], cost: int, now: float, wall: float
+) -> Decision | None:
+    """Return the refusal of a request for which one of the budgets has no room, if one has none.
+
+    Of several it is by the one that has none for longest.
+    """
+    waits = [
+        (budget.meter.wait_s(now, budget.limit, cost), budget, room)
+        for budget, room in zip(budgets, rooms, strict=True)
+        if room < cost
+    ]
+    if not waits:
+        return None
+    wait_s, budget, room = max(waits, key=lambda each: each[0])
+    retry_s = max(1, ceil(wait_s - _NOISE_S))
+    told = Decision(budget, max(0, room), budget.meter.left_s, wall)
+    return told.denied("rate_limited", retry_s)
+
+
+def _standing(budgets: Sequence[Budget], rooms: Sequence[int], wall: float) -> Decision:
+    """Return what to tell of these budgets: the one nearest to its end."""
+    if not budgets:
+        return Decision(None, 0, 0.0, wall)
+    room, _, index = min(
+        (room, -budget.meter.left_s, index)
+        for index, (budget, room) in enumerate(zip(budgets, rooms, strict=True))
+    )
+    return Decision(budgets[index], max(0, room), budgets[index].meter.left_s, wall)

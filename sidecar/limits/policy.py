@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import ceil, inf
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from sidecar.identity import Quota
 
 LimitSource = Literal["row", "config", "min"]
+Algorithm = Literal["fixed-window", "sliding-window", "token-bucket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +19,22 @@ class Limit:
 
     requests: int
     window_s: float
-    lines: bytes = field(init=False, repr=False, compare=False)
-    """Header lines that tell a client, with places for what is left (`r`), the seconds to the end
-    of the window (`t`), what is left again, and that end in Unix seconds."""
 
-    def __post_init__(self) -> None:
-        # draft-ietf-httpapi-ratelimit-headers sections 3 and 4, and the names in use before it.
-        lines = (
-            b'RateLimit-Policy: "default";q=%d;w=%d\r\n' % (self.requests, ceil(self.window_s))
-            + b'RateLimit: "default";r=%d;t=%d\r\n'
-            + b"X-RateLimit-Limit: %d\r\n" % self.requests
-            + b"X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
-        )
-        object.__setattr__(self, "lines", lines)
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says of all keys."""
+
+    limit: Limit
+    """Of a key."""
+    source: LimitSource = "row"
+    algorithm: Algorithm = "fixed-window"
+    organization: Limit | None = None
+    """Of an organization, over all its keys."""
+    key_at_once: int | None = None
+    """How many requests of a key may be in progress."""
+    organization_at_once: int | None = None
+    """The same of all keys of an organization."""
 
 
 def effective_limit(source: LimitSource, quota: Quota, configured: Limit) -> Limit | None:

@@ -14,13 +14,12 @@ from sidecar.errors import (
     BODY_TOO_LARGE,
     DRAINING,
     NO_ROUTE,
+    OVER_LIMIT,
     RESPONSE_TIMEOUT,
     SIDECAR_BUSY,
     UPSTREAM_BUSY,
     Refusal,
     Refused,
-    quota_exhausted,
-    rate_limited,
 )
 from sidecar.observe.access_log import Entry
 from sidecar.observe.redact import redact_target
@@ -287,19 +286,32 @@ class Exchange:
 
     def _on_decided(self, outcome: Identity | Refusal) -> None:
         if isinstance(outcome, Refusal):
+            if outcome.status == 403:
+                self._look_at_limit()
             self._refuse(self._throttled(outcome) if outcome in BAD_CREDENTIALS else outcome)
             return
         self._identity = outcome
         if outcome.quota is not None and outcome.key_id is not None:
+            assert self._route is not None  # noqa: S101 - decided on before
             plane = self._plane
             plane.limited += 1
-            decision = self._decision = plane.limiter.admit(outcome.key_id, outcome.quota)
+            decision = self._decision = plane.limiter.admit(
+                outcome.key_id, outcome.quota, outcome.organization_id, self._route.charge
+            )
             if not decision.allowed:
                 plane.denied[decision.reason] += 1
-                refuse = rate_limited if decision.reason == "rate_limited" else quota_exhausted
-                self._refuse(refuse(decision.retry_after_s))
+                self._refuse(OVER_LIMIT[decision.reason](decision.retry_after_s))
                 return
         self._forward()
+
+    def _look_at_limit(self) -> None:
+        """Have a key that is known, and refused all the same, told of its limit."""
+        presented, route = self._head.presented, self._route
+        if presented is not None and presented.known is not None and route is not None:
+            key, organization_id = presented.known
+            self._decision = self._plane.limiter.peek(
+                key.id, key.quota, organization_id, route.charge
+            )
 
     def _throttled(self, outcome: Refusal) -> Refusal:
         """Return what a bad credential is told, which is less the more of them there were."""
@@ -597,6 +609,9 @@ class Exchange:
             self._cluster.give_back(connection, now)
         self._state = _DONE
         plane.requests -= 1
+        decision = self._decision
+        if decision is not None and decision.held is not None:
+            plane.limiter.end(decision)
         route.meter.on_answered(
             self._status,
             sent - self._started,
@@ -713,6 +728,7 @@ class Exchange:
         if self.needs_body and self.short_rest is None:
             self._persist = False
         self._status = refusal.status
+        self._uncount()
         extra = self._limit_lines()
         if self._origin and self._route is not None:
             extra += cors_lines(self._origin, self._route.origins)
@@ -766,9 +782,10 @@ class Exchange:
         if self._pending is not None:
             self._pending.abandon()
             self._pending = None
-        if not self._upstream_started and self._decision is not None and self._decision.allowed:
-            self._give_back(self._decision)
+        self._uncount()
         plane = self._plane
+        if self._decision is not None:
+            plane.limiter.end(self._decision)
         now = plane.clock.monotonic()
         sent = self._upstream_started
         meter = plane.unrouted if self._route is None else self._route.meter
@@ -828,11 +845,11 @@ class Exchange:
         self._transfer = None
         transfer.stop()
 
-    def _give_back(self, decision: Decision) -> None:
-        """Uncount a request that the upstream never received."""
-        if self._identity is not None and self._identity.key_id is not None:
-            self._plane.limiter.give_back(self._identity.key_id, decision)
-            self._plane.given_back += 1
+    def _uncount(self) -> None:
+        """Give back what the request was counted for, if the upstream never received it."""
+        plane, decision = self._plane, self._decision
+        if not self._upstream_started and decision is not None and decision.allowed:
+            plane.given_back += plane.limiter.give_back(decision)
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None

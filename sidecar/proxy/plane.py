@@ -11,6 +11,7 @@ from heapq import nsmallest
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
+from sidecar.errors import OVER_LIMIT
 from sidecar.observe import catalogue
 from sidecar.observe.alarms import Alarms
 from sidecar.observe.requests import RouteMeter
@@ -171,6 +172,7 @@ class Plane:
             )
         for cluster in self.clusters.values():
             cluster.sweep(now)
+        self.limiter.attend()
 
     def give_up_idle(self) -> int:
         """Close some of the clients' connections that wait for a request, for others to have room.
@@ -202,7 +204,7 @@ class Plane:
         yield catalogue.LOOKUPS(self.lookups - self.misses, "hit")
         yield catalogue.LOOKUPS(self.misses, "miss")
         yield catalogue.LIMIT_DECISIONS(self.limited - self.denied.total(), "allowed")
-        for reason in ("rate_limited", "quota_exhausted"):
+        for reason in OVER_LIMIT:
             yield catalogue.LIMIT_DECISIONS(self.denied[reason], reason)
         yield catalogue.LIMIT_GIVEN_BACK(self.given_back)
         yield catalogue.DRAINING(self.draining)

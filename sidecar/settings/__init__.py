@@ -1,6 +1,6 @@
 """The configuration file: found, read, and checked as a whole before anything starts."""
 
-from sidecar.settings.addresses import UnixURL, UpstreamURL
+from sidecar.settings.addresses import IN_MEMORY, UnixURL, UpstreamURL
 from sidecar.settings.loading import find, load, parse, read_store_url
 from sidecar.settings.problems import Problem, SettingsError
 from sidecar.settings.sections import (
@@ -27,6 +27,7 @@ from sidecar.settings.store_urls import PostgresURL, SQLiteURL, StoreURL
 from sidecar.settings.valkey_urls import ValkeyURL
 
 __all__ = [
+    "IN_MEMORY",
     "APIKey",
     "Admin",
     "Health",

@@ -21,6 +21,8 @@ _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_AUTHORITY}")
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
+IN_MEMORY: Final = ":memory:"
+
 SOCKET_PATH_BYTES: Final = 107
 """What `sun_path` holds beside its final NUL (unix(7))."""
 
@@ -177,6 +179,11 @@ FILE = Form(
     'the path of a file, such as "/etc/sidecar/ca.pem"',
     lambda text: Path(text) if text and text.isprintable() and text == text.strip() else None,
 )
+COUNTS_FILE = Form(
+    "file or memory",
+    f'the path of a file, such as "/var/lib/sidecar/limits", or "{IN_MEMORY}"',
+    FILE.read,
+)
 
 Host = Annotated[str, HOST]
 Port = Annotated[int, PORT]
@@ -184,5 +191,7 @@ TrustedNetwork = Annotated[Network, NETWORK]
 Origin = Annotated[str, ORIGIN]
 ReaderOrigin = Annotated[str, READER_ORIGIN]
 UpstreamAddress = Annotated[UpstreamURL | UnixURL, UPSTREAM_URL]
+CountsFile = Annotated[Path, COUNTS_FILE]
+"""`IN_MEMORY` for none."""
 FilePath = Annotated[Path, FILE]
 """Relative ones count from the working directory."""

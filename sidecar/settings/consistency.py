@@ -13,9 +13,10 @@ from sidecar.settings.addresses import FILE, HOST, PORT, UPSTREAM_URL, UpstreamU
 from sidecar.settings.authorities import client_context, trust, valkey_context
 from sidecar.settings.forms import SWITCH
 from sidecar.settings.key_pairs import CertificateError, KeyPair
-from sidecar.settings.names import PASSWORD, PATH
+from sidecar.settings.names import BUDGET_NAME, PASSWORD, PATH
 from sidecar.settings.problems import value_at
-from sidecar.settings.sections import Admin, Listen, Route, Section
+from sidecar.settings.quantities import DURATION
+from sidecar.settings.sections import Admin, Limits, Listen, Route, Section
 from sidecar.settings.valkey_urls import VALKEY_URL
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
+_BINDING = {
+    "roles": "session",
+    "permissions": "api_key",
+    "limit": "api_key",
+    "cost": "api_key",
+}
+"""Settings of routes, and the credential that each is about."""
 _LISTENERS: dict[str, type[Section]] = {"listen": Listen, "admin": Admin}
 
 
@@ -40,6 +48,8 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _paths_served_twice(tree)
     yield from _sessions_without_secrets(tree)
     yield from _demands_on_nobody(tree)
+    yield from _budgets_of_two_sizes(tree)
+    yield from _costs_that_nobody_can_pay(tree)
     yield from _headers_from_nobody(tree)
     yield from _unusable_key_pair(("listen", "tls"), value_at(tree, ("listen", "tls")))
     yield from _secondary_of_nothing(tree)
@@ -86,12 +96,51 @@ def _sessions_without_secrets(tree: Tree) -> Iterator[Mistake]:
 def _demands_on_nobody(tree: Tree) -> Iterator[Mistake]:
     """A demand that no admitted credential meets or misses would look like a protection."""
     for index, route in _routes(tree):
-        for setting, kind in (("roles", "session"), ("permissions", "api_key")):
+        for setting, kind in _BINDING.items():
             if route.get(setting) and kind not in _admitted(route):
                 yield (
                     ("routes", index, setting),
                     f'binds nobody: the route\'s auth does not admit "{kind}"',
                 )
+
+
+def _budgets_of_two_sizes(tree: Tree) -> Iterator[Mistake]:
+    """Routes that share a budget share one limit."""
+    first: dict[str, tuple[int, object]] = {}
+    for index, route in _routes(tree):
+        limit = route.get("limit")
+        if not isinstance(limit, dict):
+            continue
+        name = _valid(BUDGET_NAME, limit.get("budget"))
+        size = (limit.get("requests"), _valid(DURATION, limit.get("window")))
+        if name is None or None in size:
+            continue
+        before, size_before = first.setdefault(name, (index, size))
+        if size != size_before:
+            rule = "requests and window must be the same wherever a budget is shared"
+            yield ("routes", index, "limit"), f'routes[{before}] says otherwise of "{name}": {rule}'
+
+
+def _costs_that_nobody_can_pay(tree: Tree) -> Iterator[Mistake]:
+    """A request that costs more than a whole window holds would never pass."""
+    limits = value_at(tree, ("limits",))
+    limits = limits if isinstance(limits, dict) else {}
+    # By the default, a key's row may allow more than this section does.
+    holds_for_all = limits.get("source", "row") != "row"
+    default = Limits.model_fields["requests"].default
+    for index, route in _routes(tree):
+        bounds = {
+            "the route's own limit": value_at(route, ("limit", "requests")),
+            "limits.organization": value_at(limits, ("organization", "requests")),
+            "limits.requests": limits.get("requests", default) if holds_for_all else None,
+        }
+        for name, bound in bounds.items():
+            if type(bound) is int and type(cost := route.get("cost")) is int and cost > bound:
+                yield (
+                    ("routes", index, "cost"),
+                    f"costs more than {name} allows in a window ({bound}): no request would pass",
+                )
+                break
 
 
 def _headers_from_nobody(tree: Tree) -> Iterator[Mistake]:

@@ -12,6 +12,7 @@ MIN_SECRET_CHARACTERS: Final = 16
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # RFC 9110 section 5.6.2
 _IS_TOKEN = re.compile(_TOKEN)
+_IS_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]")
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")  # RFC 3986 section 3.3, without escapes
 
@@ -29,6 +30,9 @@ RESERVED_HEADERS: Final = frozenset(
     )
 )
 RESERVED_PREFIXES: Final = ("x-forwarded-", "x-original-", "x-sidecar-", "access-control-")
+
+TAKEN_BUDGET_NAMES: Final = frozenset(("default", "organization", "route"))
+"""What clients are told that limits without a name of their own are called."""
 
 
 def _read_key_header(text: str) -> str | None:
@@ -75,6 +79,10 @@ def _read_path(text: str) -> str | None:
     return text
 
 
+def _read_budget_name(text: str) -> str | None:
+    return text if _IS_NAME.fullmatch(text) and text not in TAKEN_BUDGET_NAMES else None
+
+
 def _read_secret(text: str) -> SecretStr | None:
     return SecretStr(text) if len(text) >= MIN_SECRET_CHARACTERS else None
 
@@ -112,7 +120,13 @@ TARGET = text_matching(
     "target", 'a path such as "/healthz", with a query or without', r"/[!-\"$-~]{0,1023}"
 )
 UPSTREAM_NAME = text_matching(
-    "name", 'a name of at most 64 letters, digits, "-" and "_"', r"[A-Za-z0-9_-]{1,64}"
+    "name", 'a name of at most 64 letters, digits, "-" and "_"', _IS_NAME.pattern
+)
+BUDGET_NAME = Form(
+    "budget name",
+    'a name of at most 64 letters, digits, "-" and "_", but not one that other limits have'
+    ' ("default", "organization", "route")',
+    _read_budget_name,
 )
 SECRET = Form(
     "secret",
@@ -138,6 +152,7 @@ Role = Annotated[str, ROLE]
 RoutePath = Annotated[str, PATH]
 Target = Annotated[str, TARGET]
 UpstreamName = Annotated[str, UPSTREAM_NAME]
+BudgetName = Annotated[str, BUDGET_NAME]
 Secret = Annotated[SecretStr, SECRET]
 InternalToken = Annotated[SecretStr, INTERNAL_TOKEN]
 Password = Annotated[SecretStr, PASSWORD]

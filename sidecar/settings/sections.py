@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from sidecar.identity import CredentialKind
 from sidecar.settings.addresses import (
+    CountsFile,
     FilePath,
     Host,
     Origin,
@@ -22,6 +23,7 @@ from sidecar.settings.addresses import (
 )
 from sidecar.settings.forms import NOT_OF_FORM, SWITCH, TEXT, whole_number, whole_number_or
 from sidecar.settings.names import (
+    BudgetName,
     CookieName,
     InternalToken,
     KeyHeader,
@@ -39,8 +41,10 @@ from sidecar.settings.store_urls import StoreAddress
 from sidecar.settings.valkey_urls import ValkeyAddress
 
 Connections = Annotated[int, whole_number(1, 1_000_000)]
+Requests = Annotated[int, whole_number(1, 1_000_000_000)]
 Workers = Annotated[int | Literal["auto"], whole_number_or("auto", 1, 1024)]
 Text = Annotated[str, TEXT]
+Algorithm = Literal["fixed-window", "sliding-window", "token-bucket"]
 
 
 def setting(default: object, description: str) -> Any:
@@ -201,10 +205,29 @@ class IdentityHeaders(Section):
     )
 
 
+class OrganizationLimit(Section):
+    """The rate limit of an organization over all its API keys. Without this table: none."""
+
+    requests: Requests = Field(description="requests in a window, of all keys together")
+    window: Duration = Field(description="the window")
+
+
+class AtOnceLimits(Section):
+    """How many requests with an API key may be in progress; beyond: 429.
+
+    Event streams and WebSockets are in progress for as long as they last.
+    """
+
+    key: Requests | None = setting(None, "of one key; without it: any number")
+    organization: Requests | None = setting(
+        None, "of all keys of an organization together; without it: any number"
+    )
+
+
 class FailureLimits(Section):
     """How many bad credentials one address may send: an IPv4 address, or an IPv6 /64."""
 
-    requests: Annotated[int, whole_number(1, 1_000_000_000)] = setting(
+    requests: Requests = setting(
         60, "bad credentials in a window; beyond: 429 to whatever is not known to be good"
     )
     window: Duration = setting("1m", "the window; it opens with its first bad credential")
@@ -218,8 +241,25 @@ class Limits(Section):
         'which limit holds: the key\'s row (where it has none, this section); `"config"`: this'
         ' section; `"min"`: the tighter',
     )
-    requests: Annotated[int, whole_number(1, 1_000_000_000)] = setting(1000, "requests in a window")
-    window: Duration = setting("1h", "the window; it opens with its first request")
+    requests: Requests = setting(1000, "requests in a window")
+    window: Duration = setting("1h", "the window")
+    algorithm: Algorithm = setting(
+        "fixed-window",
+        "how every limit counts: the window opens with its first request;"
+        ' `"sliding-window"`: never more in any stretch of its length;'
+        ' `"token-bucket"`: so many at once, and as many more over each window, evenly',
+    )
+    file: CountsFile | None = setting(
+        None,
+        'where counts outlive the process; `":memory:"`: nowhere; without it: `sidecar.limits` in'
+        " `$STATE_DIRECTORY`, else the SQLite database's name with `.limits` behind it, else"
+        " `var/sidecar.limits` if there is such a directory",
+    )
+    entries: Annotated[int, whole_number(1, 10_000_000)] = setting(
+        100_000, "limits that are counted at once, with 62 bytes for each; the least used go first"
+    )
+    organization: OrganizationLimit | None = setting(None, "see [limits.organization]")
+    at_once: AtOnceLimits = Field(default_factory=AtOnceLimits)
     failures: FailureLimits = Field(default_factory=FailureLimits)
 
 
@@ -298,6 +338,16 @@ class Upstream(Section):
     health: Health = Field(default_factory=Health)
 
 
+class RouteLimit(Section):
+    """A rate limit of the route's own for each API key, beside the key's. Without it: none."""
+
+    requests: Requests = Field(description="requests in a window")
+    window: Duration = Field(description="the window")
+    budget: BudgetName | None = setting(
+        None, "what the limit is called; routes that call it alike share it"
+    )
+
+
 class Route(Section):
     """What is served under a path, by which upstream, to whom.
 
@@ -326,6 +376,10 @@ class Route(Section):
         {}, "API keys: the key needs all of these; resource to list of actions"
     )
     body: Size | None = setting(None, "the request's body, in place of `listen.limits.body`")
+    cost: Annotated[int, whole_number(1, 1_000_000)] = setting(
+        1, "API keys: as how many requests one counts"
+    )
+    limit: RouteLimit | None = setting(None, "see [routes.limit]")
 
     @field_validator("origins")
     @classmethod

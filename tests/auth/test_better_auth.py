@@ -11,6 +11,7 @@ from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.credentials import Presented
 from sidecar.identity import Identity
 from sidecar.limits.local import LocalLimiter
+from sidecar.limits.policy import Limit, Rules
 from tests.auth.scene import ANY, settled
 from tests.betterauth import Answer, Case, config
 from tests.clock import ManualClock
@@ -36,7 +37,7 @@ class Site:
     cases: list[Case]
 
     async def calls(self, case: Case) -> list[Answer]:
-        limiter = LocalLimiter("row", 1000, 3600, self.clock, 10)
+        limiter = LocalLimiter(Rules(Limit(1000, 3600.0)), self.clock, 10)
         began = self.clock.time()
         answers = []
         times = case.call_times_s or (0.0,) * (len(case.sequence) or 1)

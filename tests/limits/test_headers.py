@@ -4,13 +4,14 @@ import pytest
 
 from sidecar.identity import Quota
 from sidecar.limits.local import LocalLimiter
+from sidecar.limits.policy import Limit, Rules
 from tests.clock import ManualClock
 
 NOW = 1_800_000_000
 
 
 def limiter(clock: ManualClock) -> LocalLimiter:
-    return LocalLimiter("row", 1000, 3600.0, clock, entries=10)
+    return LocalLimiter(Rules(Limit(1000, 3600.0)), clock, entries=10)
 
 
 def test_a_client_is_told_its_standing_line_by_line() -> None:

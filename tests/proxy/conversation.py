@@ -14,6 +14,7 @@ from sidecar.auth.cookies import SessionCookies
 from sidecar.identity import Demand, Quota
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
+from sidecar.limits.policy import Limit, Rules
 from sidecar.observe.access_log import LineLog
 from sidecar.proxy.cluster import Cluster
 from sidecar.proxy.downstream import Downstream
@@ -159,6 +160,7 @@ class Conversation:
         internal_lines: bytes = INTERNAL_LINE,
         has_log: bool = True,
         failures: int = 60,
+        rules: Rules | None = None,
         may_fail: bool = False,
     ) -> None:
         self.clock = ManualClock()
@@ -197,7 +199,7 @@ class Conversation:
             clock=self.clock,
             neighbours=self.failures,
         )
-        self.limiter = LocalLimiter("row", 1000, 3600.0, self.clock, 100)
+        self.limiter = LocalLimiter(rules or Rules(Limit(1000, 3600.0)), self.clock, 100)
         self.plane = Plane(
             routes=RouteTable(routes),
             authenticator=self.authenticator,
@@ -240,6 +242,7 @@ class Conversation:
         finally:
             await self.plane.close()
             await self.authenticator.close()
+            self.limiter.close()
             loop = asyncio.get_running_loop()
             self.network.detach(loop)
             loop.set_exception_handler(None)
@@ -334,7 +337,7 @@ class Conversation:
     def spent(self) -> int:
         """Return how many requests the key's window has counted."""
         decision = self.limiter.peek("key_1", KEY_RECORD.quota)
-        return 0 if decision is None else decision.limit - decision.remaining
+        return decision.limit - decision.remaining
 
     async def _check_nothing_is_left(self) -> None:
         if self.network.gate is not None and not self.network.gate.done():

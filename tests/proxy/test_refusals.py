@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar import errors
-from sidecar.errors import Refusal, quota_exhausted, rate_limited
+from sidecar.errors import Refusal, quota_exhausted, rate_limited, too_many_at_once
 from sidecar.identity import Quota
+from sidecar.limits.policy import Limit, Rules
 from sidecar.store.base import Account
 from tests.proxy.conversation import (
     ACCOUNT,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 HOST = b"Host: api.test\r\n"
 LIMITED = Quota(max_requests=1, window_s=60.0)
 USED_UP = Quota(remaining=0)
+ONE_AT_ONCE = Rules(Limit(1000, 3600.0), key_at_once=1)
 ELSEWHERE = Account("user_ada", roles={"org_globex": "member"})
 BANNED = replace(ACCOUNT, banned=True)
 
@@ -88,6 +90,10 @@ async def upstream_taken(talk: Conversation) -> None:
 async def window_used(talk: Conversation) -> None:
     talk.change_key(quota=LIMITED)
     await talk.request(ask(b"/v1/chat", BY_KEY))
+
+
+async def one_in_progress(talk: Conversation) -> None:
+    await talk.ask(ask(b"/v1/chat", BY_KEY))
 
 
 async def slow_store(talk: Conversation) -> None:
@@ -183,6 +189,7 @@ CASES = {
     errors.RESPONSE_TIMEOUT: Case(CHAT, after=waits_61_s),
     rate_limited(60): Case(CHAT, window_used),
     quota_exhausted(3600): Case(CHAT, key(quota=USED_UP)),
+    too_many_at_once(1): Case(CHAT, one_in_progress, setup={"rules": ONE_AT_ONCE}),
 }
 
 ALL = [value for value in vars(errors).values() if isinstance(value, Refusal)]
@@ -211,6 +218,7 @@ def test_there_is_a_case_for_every_refusal() -> None:
         *(each.reason for each in ALL),
         rate_limited(1).reason,
         quota_exhausted(1).reason,
+        too_many_at_once(1).reason,
     }
 
 
@@ -259,7 +267,7 @@ async def test_what_was_not_forwarded_is_not_counted(refusal: Refusal) -> None:
         forwarded = talk.forwarded.count(b"x-api-key-id: key_1")
         quota = LIMITED if case.before is window_used else None
         decision = talk.limiter.peek("key_1", quota or Quota(max_requests=5, window_s=60.0))
-        spent = 0 if decision is None else decision.limit - decision.remaining
+        spent = decision.limit - decision.remaining
         assert spent == (0 if case.after is waits_61_s else forwarded)
 
 

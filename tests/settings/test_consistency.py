@@ -75,6 +75,10 @@ def test_without_sessions_no_secret_is_needed(auth: str) -> None:
             'permissions = { a = ["b"] }', '["session"]', "permissions", id="permissions-sessions"
         ),
         pytest.param('permissions = { a = ["b"] }', "[]", "permissions", id="permissions-public"),
+        pytest.param(
+            'limit = { requests = 1, window = "1h" }', '["session"]', "limit", id="limit-sessions"
+        ),
+        pytest.param("cost = 2", "[]", "cost", id="cost-public"),
     ],
 )
 def test_a_demand_that_no_admitted_credential_meets_is_refused(
@@ -86,6 +90,92 @@ def test_a_demand_that_no_admitted_credential_meets_is_refused(
     assert problem.place == f"routes[0].{place}"
     assert problem.message.startswith("binds nobody")
     read(text.replace(f"auth = {auth}", 'auth = ["api_key", "session"]'))
+
+
+def two_limits(one: str, other: str) -> str:
+    second = config(auth='["api_key"]', route=f"limit = {other}").partition("[[routes]]")[2]
+    return (
+        config(route=f"limit = {one}")
+        + "[[routes]]"
+        + second.replace('path = "/v1/chat"', 'path = "/v1/export"')
+    )
+
+
+EXPORTS = '{ requests = 10, window = "1h", budget = "exports" }'
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param('{ requests = 11, window = "1h", budget = "exports" }', id="requests"),
+        pytest.param('{ requests = 10, window = "2h", budget = "exports" }', id="window"),
+    ],
+)
+def test_routes_that_share_a_budget_agree_about_it(other: str) -> None:
+    problem = problem_in(two_limits(EXPORTS, other))
+    assert str(problem) == (
+        'routes[1].limit (/v1/export): routes[0] says otherwise of "exports": requests and window'
+        " must be the same wherever a budget is shared"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(EXPORTS, id="same"),
+        pytest.param('{ requests = 10, window = "60m", budget = "exports" }', id="as-long"),
+        pytest.param('{ requests = 11, window = "1h", budget = "others" }', id="another"),
+        pytest.param('{ requests = 11, window = "1h" }', id="its-own"),
+    ],
+)
+def test_those_that_agree_or_do_not_share_stand_side_by_side(other: str) -> None:
+    assert len(read(two_limits(EXPORTS, other)).routes) == 2
+
+
+def test_a_mistake_in_a_limit_is_the_only_one() -> None:
+    other = '{ requests = 11, window = "soon", budget = "exports" }'
+    assert problem_in(two_limits(EXPORTS, other)).place == "routes[1].limit.window"
+
+
+@pytest.mark.parametrize(
+    ("head", "route", "limit"),
+    [
+        pytest.param(
+            "",
+            'limit = { requests = 9, window = "1h" }',
+            "the route's own limit allows in a window (9)",
+            id="route",
+        ),
+        pytest.param(
+            'limits.organization = { requests = 9, window = "1h" }',
+            "",
+            "limits.organization allows in a window (9)",
+            id="organization",
+        ),
+        pytest.param(
+            'limits = { source = "config", requests = 9 }',
+            "",
+            "limits.requests allows in a window (9)",
+            id="config",
+        ),
+        pytest.param(
+            'limits = { source = "min", requests = 9 }',
+            "",
+            "limits.requests allows in a window (9)",
+            id="min",
+        ),
+    ],
+)
+def test_a_request_does_not_cost_more_than_a_limit(head: str, route: str, limit: str) -> None:
+    text = config(head, route=f"{route}\ncost = 10")
+    assert str(problem_in(text)) == (
+        f"routes[0].cost (/v1/chat): costs more than {limit}: no request would pass"
+    )
+    assert read(text.replace("cost = 10", "cost = 9")).routes[0].cost == 9
+
+
+def test_a_row_may_allow_what_the_section_does_not() -> None:
+    assert read(config("limits.requests = 9", route="cost = 10")).routes[0].cost == 10
 
 
 @pytest.mark.parametrize("proxies", ["", "trusted_proxies = []"])

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.settings.reference import page_with_reference
-from sidecar.settings.sections import Health, Route, Section, Settings, Upstream, UpstreamTLS
+from sidecar.settings.sections import (
+    Health,
+    Route,
+    RouteLimit,
+    Section,
+    Settings,
+    Upstream,
+    UpstreamTLS,
+)
 from tests.certificates import Authority
 from tests.settings.configs import SECRET, config, error_in, inner_section, read
 
@@ -43,13 +51,15 @@ def tables(tree: Any, section: type[Section], name: str = "") -> Iterator[Any]:
 
 def all_tables(text: str) -> list[Any]:
     tree = tomllib.loads(text)
-    upstreams = tree["upstreams"].values()
+    upstreams, routes = tree["upstreams"].values(), tree["routes"]
+    own_limits = [each["limit"] for each in routes if "limit" in each]
     return [
         *tables(tree, Settings),
         ("upstreams.", Upstream, list(upstreams)),
         ("upstreams.tls.", UpstreamTLS, [each["tls"] for each in upstreams if "tls" in each]),
         ("upstreams.health.", Health, [each["health"] for each in upstreams if "health" in each]),
-        ("routes.", Route, tree["routes"]),
+        ("routes.", Route, routes),
+        ("routes.limit.", RouteLimit, own_limits),
     ]
 
 

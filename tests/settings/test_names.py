@@ -12,6 +12,7 @@ from sidecar.errors import Refused
 from sidecar.identity import Demand, Identity
 from sidecar.routes import Route, RouteTable, parse_target
 from sidecar.settings.names import (
+    BUDGET_NAME,
     COOKIE_NAME,
     INTERNAL_TOKEN,
     KEY_HEADER,
@@ -211,3 +212,14 @@ def test_a_store_name_is_a_table_or_a_column_of_better_auths(text: str) -> None:
 def test_a_store_name_that_would_change_nothing_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         STORE_NAME.parse(text)
+
+
+@pytest.mark.parametrize("text", ["exports", "a-b_C9", "x" * 64])
+def test_a_budget_has_a_name_that_a_header_can_carry(text: str) -> None:
+    assert BUDGET_NAME.parse(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "a b", 'a"', "x" * 65, "%d", "default", "organization"])
+def test_but_not_one_of_another_limits(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must be a name of at most 64"):
+        BUDGET_NAME.parse(text)

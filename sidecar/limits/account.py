@@ -1,0 +1,76 @@
+"""What one process knows of one key: its row, and the budgets that its requests are counted by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.limits.allowance import Allowance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.identity import Charge, Quota
+    from sidecar.limits.budget import Budget
+
+
+class Plan:
+    """By what a key's requests of one kind are limited."""
+
+    __slots__ = ("at_once", "budgets", "only", "organization_id")
+
+    def __init__(
+        self,
+        organization_id: str | None,
+        budgets: tuple[Budget, ...],
+        at_once: Mapping[bytes, int],
+        only: Budget | None,
+    ) -> None:
+        self.organization_id = organization_id
+        self.budgets = budgets
+        """The key's, the route's and the organization's, as far as there are any."""
+        self.at_once = at_once
+        """How many requests may be in progress, by the names under which they are counted."""
+        self.only = only
+        """The only budget, where there is nothing else to look at."""
+
+
+class Account:
+    """A key as its row describes it."""
+
+    __slots__ = ("_plans", "allowance", "charge", "plan", "quota")
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.allowance = _allowance(quota)
+        self.charge: Charge | None = None
+        self.plan: Plan | None = None
+        """That of the last charge."""
+        # One for each charge that was met, where there was more than one: no more than routes.
+        self._plans: dict[Charge, Plan] | None = None
+
+    def find(self, charge: Charge, organization_id: str | None) -> Plan | None:
+        """Return the plan for a *charge* other than the last, if it is known."""
+        plan = self._plans.get(charge) if self._plans else None
+        if plan is None or plan.organization_id != organization_id:
+            return None
+        self.charge, self.plan = charge, plan
+        return plan
+
+    def put(self, charge: Charge, plan: Plan) -> None:
+        """Remember the *plan* for a charge, which is the last from now on."""
+        if self._plans is not None:
+            self._plans[charge] = plan
+        elif self.charge is not None and self.plan is not None and self.charge is not charge:
+            self._plans = {self.charge: self.plan, charge: plan}
+        self.charge, self.plan = charge, plan
+
+    def follow(self, quota: Quota) -> None:
+        """Take what the row says by now; counts go on, unless somebody set what remains."""
+        seen, self.quota = self.quota, quota
+        self.charge = self.plan = self._plans = None
+        if (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill):
+            self.allowance = _allowance(quota)
+
+
+def _allowance(quota: Quota) -> Allowance | None:
+    return None if quota.remaining is None else Allowance(quota.remaining, quota.last_refill)
