@@ -28,7 +28,7 @@ class Scene:
     client: Client
     """A connection to the sidecar that is kept."""
     upstream: RecordingUpstream
-    fresh_s: float
+    due_s: float
     """Within which a change takes effect."""
     root: Visitor
     grace: Visitor
@@ -50,33 +50,35 @@ class Scene:
         assert response.status == 200, response.body
         return self._told()
 
-    async def changed(
+    async def becomes(
         self,
+        status: int,
         credential: Key | Visitor,
         path: str = "/v1/chat",
         *,
-        before: int = 200,
         later_s: float = 0,
     ) -> Response:
-        """Return the first answer that is another than *before*, which is due in time.
+        """Return the first answer with *status*, which is due in time.
 
         It is called as soon as Better Auth has answered the call that makes the change, which
         takes effect so much *later*.
         """
-        due_s = later_s + self.fresh_s
+        due_s = later_s + self.due_s
+        seen: list[int] = []
         async for response in self._answers(credential, path, due_s):
-            if response.status != before:
+            if response.status == status:
                 return response
-        raise AssertionError(f"still {before}, {due_s:g} s after the change")
+            seen.append(response.status)
+        raise AssertionError(f"not {status} {due_s:g} s after the change, but {seen[-1]}")
 
     async def organization_changed(self, credential: Visitor, before: str) -> str:
         """Return the first organization that is another than *before*, likewise."""
-        async for response in self._answers(credential, "/v1/chat", self.fresh_s):
+        async for response in self._answers(credential, "/v1/chat", self.due_s):
             assert response.status == 200, response.body
             organization = self._told()["organization-id"]
             if organization != before:
                 return organization
-        raise AssertionError(f"still the same organization, {self.fresh_s:g} s after the change")
+        raise AssertionError(f"still the same organization, {self.due_s:g} s after the change")
 
     async def _answers(
         self, credential: Key | Visitor, path: str, due_s: float

@@ -9,7 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from tests.live.scene import Scene
 
-pytestmark = pytest.mark.asyncio(loop_scope="package")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="package"),
+    # Notification has no part in what is new.
+    pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True),
+]
 
 DAY_S = 86_400
 KEYS: dict[str, dict[str, Any]] = {

@@ -150,8 +150,9 @@ def cases(changes: dict[str, Change]) -> list[object]:
 async def test_a_key_is_refused_once_it_is(scene: Scene, change: Change) -> None:
     await scene.admits(scene.key, change.path)
     await change.make(scene)
-    response = await scene.changed(scene.key, change.path, later_s=change.later_s)
-    assert (response.status, response.json()["error"]) == change.refusal
+    status, error = change.refusal
+    response = await scene.becomes(status, scene.key, change.path, later_s=change.later_s)
+    assert response.json()["error"] == error
     assert await scene.site.accepts_key(scene.key) is change.better_auth_accepts
 
 
@@ -159,6 +160,7 @@ async def test_a_key_is_refused_once_it_is(scene: Scene, change: Change) -> None
 async def test_a_session_is_refused_once_it_is(scene: Scene, change: Change) -> None:
     await scene.admits(scene.ada, change.path)
     await change.make(scene)
-    response = await scene.changed(scene.ada, change.path)
-    assert (response.status, response.json()["error"]) == change.refusal
+    status, error = change.refusal
+    response = await scene.becomes(status, scene.ada, change.path)
+    assert response.json()["error"] == error
     assert (await scene.site.session_of(scene.ada) is not None) is change.better_auth_accepts

@@ -24,23 +24,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
-async def refused(scene: Scene, status: int, path: str = "/v1/chat") -> None:
-    """Have Ada's key be refused, and remembered for it."""
-    assert (await scene.changed(scene.key, path)).status == status
-
-
 async def test_a_key_that_is_enabled_again(scene: Scene) -> None:
     await scene.admits(scene.key)
     await scene.site.call("api-key/update", scene.ada, keyId=scene.key.id, enabled=False)
-    await refused(scene, 401)
+    await scene.becomes(401, scene.key)
     await scene.site.call("api-key/update", scene.ada, keyId=scene.key.id, enabled=True)
-    assert (await scene.changed(scene.key, before=401)).status == 200
+    await scene.becomes(200, scene.key)
 
 
 async def test_permissions(scene: Scene) -> None:
     assert (await scene.ask(scene.key, READING)).status == 403
     await update_key(scene, permissions={"chat": ["read"]})
-    assert (await scene.changed(scene.key, READING, before=403)).status == 200
+    await scene.becomes(200, scene.key, READING)
     assert await scene.site.accepts_key(scene.key, chat=["read"])
 
 
@@ -49,24 +44,24 @@ async def test_a_higher_limit(scene: Scene) -> None:
     await scene.admits(scene.key)
     assert (await scene.ask(scene.key)).status == 429
     await update_key(scene, rateLimitMax=1000)
-    assert (await scene.changed(scene.key, before=429)).status == 200
+    await scene.becomes(200, scene.key)
 
 
 async def test_calls(scene: Scene) -> None:
     await scene.admits(scene.key)
     await use_up(scene)
-    await refused(scene, 429)
+    await scene.becomes(429, scene.key)
     await update_key(scene, remaining=1000)
-    assert (await scene.changed(scene.key, before=429)).status == 200
+    await scene.becomes(200, scene.key)
     assert await scene.site.accepts_key(scene.key)
 
 
 async def test_membership(scene: Scene) -> None:
     await scene.admits(scene.key)
     await remove_ada(scene)
-    await refused(scene, 403)
+    await scene.becomes(403, scene.key)
     await scene.site.add_member(scene.acme, scene.ada)
-    assert (await scene.changed(scene.key, before=403)).status == 200
+    await scene.becomes(200, scene.key)
     assert (await scene.admits(scene.key))["organization-role"] == "member"
 
 
@@ -74,15 +69,15 @@ async def test_a_role(scene: Scene) -> None:
     await set_role(scene, "member")
     assert (await scene.ask(scene.ada, MANAGING)).status == 403
     await set_role(scene, "admin")
-    assert (await scene.changed(scene.ada, MANAGING, before=403)).status == 200
+    await scene.becomes(200, scene.ada, MANAGING)
 
 
 async def test_the_end_of_a_ban(scene: Scene) -> None:
     await scene.admits(scene.key)
     await ban_ada(scene)
-    await refused(scene, 403)
+    await scene.becomes(403, scene.key)
     await scene.site.call("admin/unban-user", scene.root, userId=scene.ada.id)
-    assert (await scene.changed(scene.key, before=403)).status == 200
+    await scene.becomes(200, scene.key)
 
 
 async def test_another_organization(scene: Scene) -> None:

@@ -40,7 +40,7 @@ async def test_better_auth_starts_on_a_database_that_is_being_read(
         assert (await scene.admits(key))["organization-role"] == "owner"
         assert (await scene.admits(bob))["organization-id"] == acme
         await other.call("api-key/delete", bob, keyId=key.id)
-        assert (await scene.changed(key)).status == 401
+        await scene.becomes(401, key)
         await scene.admits(scene.key)
     assert log.read_text() == ""
 
@@ -118,7 +118,7 @@ async def test_an_expired_key_that_better_auth_deletes_goes_on_being_refused(sce
     key = await scene.site.issue_key(scene.ada, scene.acme, expiresIn=1)
     await scene.admits(key)
     # Expired for both at the same moment; then gone.
-    assert (await scene.changed(key, later_s=1)).status == 401
+    await scene.becomes(401, key, later_s=1)
     assert not await scene.site.accepts_key(key)
     listed = await scene.site.call("api-key/list", scene.ada)
     assert key.id not in {each["id"] for each in listed["apiKeys"]}

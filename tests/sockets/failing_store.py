@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import sidecar
-from sidecar.store.postgres import CONNECTIONS
+from sidecar.store.postgres import CONNECTIONS, PostgresStore
 from tests.clock import ManualClock
 from tests.database import BetterAuthDatabase
 from tests.harness import request, running
@@ -129,16 +129,22 @@ async def on_file(folder: Path) -> AsyncIterator[Scene[FileStore]]:
 
 
 @asynccontextmanager
-async def on_server(server: PostgresServer, directory: Path) -> AsyncIterator[Scene[ServerStore]]:
-    """Serve with a schema of *server*, with a relay in between."""
-    with PostgresDatabase(server, schema="outage") as database:
+async def on_server(
+    server: PostgresServer, directory: Path, *, notifies: bool = False
+) -> AsyncIterator[Scene[ServerStore]]:
+    """Serve with a schema of *server*, with a relay in between; it tells of changes if it is to."""
+    with PostgresDatabase(server, schema="told" if notifies else "outage") as database:
         people = _populate(database)
+        if notifies:
+            store = PostgresStore(database.url)
+            await store.migrate(remove=False, dry_run=False)
+            await store.close()
         async with Relay(server.port) as relay:
             url = replace(database.url, port=relay.port)
             place = f"{url}?options=-csearch_path%3D{database.schema}"
-            store = f'[store]\nurl = "{place}"\ntimeout = "{TIMEOUT_S:g}s"'
+            section = f'[store]\nurl = "{place}"\ntimeout = "{TIMEOUT_S:g}s"'
             failing = ServerStore(database, server, relay)
-            async with _serving(failing, people, url, store, directory) as scene:
+            async with _serving(failing, people, url, section, directory) as scene:
                 yield scene
 
 

@@ -131,11 +131,12 @@ async def test_what_is_no_failure_is_not_noticed(
     await until(lambda: scene.remains() <= before)
 
 
+@pytest.mark.parametrize("notifies", [False, True], ids=["asked", "listened-to"])
 async def test_connections_that_lead_nowhere_any_more_cost_one_wait(
-    tmp_path: Path, postgres_server: PostgresServer
+    tmp_path: Path, postgres_server: PostgresServer, notifies: bool
 ) -> None:
     """A firewall that forgets them tells nobody; new ones are let through."""
-    async with on_server(postgres_server, tmp_path) as scene:
+    async with on_server(postgres_server, tmp_path, notifies=notifies) as scene:
         before = scene.remains()
         scene.store.relay.lose()
         scene.delete_doomed()
