@@ -90,10 +90,12 @@ class Sidecar:
         resolver: Resolver | None = None,
         log_descriptor: int = _STDOUT,
         sockets: Sequence[socket.socket] | None = None,
+        counts: Path | None = None,
     ) -> None:
         """Take over *sockets*, which are bound to where clients connect, if there are any.
 
-        Whoever bound them, for several processes to share, has the admin listener, too.
+        Whoever bound them, for several processes to share, has the admin listener, too. *counts* is
+        a file for what limits count where `limits.file` is none, or cannot be used.
         """
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -137,6 +139,7 @@ class Sidecar:
             take_snapshots=self._take_snapshots,
         )
         self._is_alone = sockets is None
+        self._counts = counts
         self._drain_s = settings.listen.timeouts.drain
 
     @property
@@ -238,15 +241,22 @@ class Sidecar:
                     "limits.file: not set, and no directory is known that is for it: counts are"
                     " kept in memory, and a restart forgets them"
                 )
-            return
-        try:
-            await self._plane.limiter.keep_in(path, is_alone=self._is_alone)
-        except TableUnusable as error:
-            _LOG.warning(
-                "limits.file: %s cannot be used: %s; counts are kept in memory, and a restart"
-                " forgets them",
-                *(path, error),
-            )
+        else:
+            try:
+                await self._plane.limiter.keep_in(path, is_alone=self._is_alone)
+            except TableUnusable as error:
+                _LOG.warning(
+                    "limits.file: %s cannot be used: %s; counts are kept in memory, and a restart"
+                    " forgets them",
+                    *(path, error),
+                )
+            else:
+                return
+        if self._counts is not None:
+            try:
+                await self._plane.limiter.keep_in(self._counts, is_alone=False)
+            except TableUnusable as error:
+                _LOG.error("limits: each worker counts by itself: %s", error)
 
     def _close_log(self) -> None:
         if self._writer is not None:

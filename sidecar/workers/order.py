@@ -20,3 +20,5 @@ class Order:
     """Descriptors of sockets bound to where clients connect."""
     channel: int
     """Descriptor of the socket to the parent."""
+    counts: int | None
+    """Descriptor of memory for what limits count, which all workers share."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from sidecar.app import StartError, cannot_listen
+from sidecar.limits.locks import IS_AVAILABLE
 from sidecar.proxy.listener import bind
 from sidecar.workers.process import WorkerProcess
 
@@ -59,6 +61,8 @@ class Workers:
         """Where clients connect, once started."""
         self._sockets: dict[int, list[socket.socket]] = {}
         self._keepers: list[asyncio.Task[None]] = []
+        # Where there is no file for them: a key's limit is the same whoever answers it.
+        self._counts = os.memfd_create("sidecar.limits") if IS_AVAILABLE else None
 
     async def start(self) -> None:
         """Bind the port and start the workers; return when all of them serve. Raises StartError.
@@ -107,6 +111,8 @@ class Workers:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._counts is not None:
+            os.close(self._counts)
 
     def stop_waiting(self) -> None:
         """Cut off what is still in flight: the operator asked a second time."""
@@ -135,7 +141,9 @@ class Workers:
 
     async def _run(self, number: int) -> None:
         worker = self.running[number] = await WorkerProcess.start(
-            number, self._settings, self._sockets[number], self._write_line, self._write_error
+            *(number, self._settings, self._sockets[number], self._counts),
+            write_line=self._write_line,
+            write_error=self._write_error,
         )
         _LOG.info("worker %d: process %d serves", number, worker.pid)
         if self.draining:

@@ -44,18 +44,23 @@ class WorkerProcess:
         number: int,
         settings: Settings,
         sockets: Sequence[socket.socket],
+        counts: int | None,
+        *,
         write_line: Callable[[bytes], None],
         write_error: Callable[[bytes], None],
     ) -> WorkerProcess:
         """Start worker *number*, whose output goes by lines to where they are written.
 
-        Returns once it serves. Raises StartError.
+        *counts* is the descriptor of memory that it shares with the others. Returns once it
+        serves. Raises StartError.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = (theirs.fileno(), *(each.fileno() for each in sockets))
+            bound = tuple(each.fileno() for each in sockets)
+            order = Order(number, settings, bound, theirs.fileno(), counts)
+            shared = () if counts is None else (counts,)
             try:
-                process = await _spawn(descriptors)
+                process = await _spawn((*bound, order.channel, *shared))
             except OSError as error:
                 ours.close()
                 raise StartError(f"worker {number}: {error.strerror}") from error
@@ -68,7 +73,7 @@ class WorkerProcess:
         ]
         try:
             async with asyncio.timeout(_START_S):
-                await worker._begin(Order(number, settings, descriptors[1:], descriptors[0]))
+                await worker._begin(order)
         except BaseException as error:
             worker.kill()
             await worker.ended()

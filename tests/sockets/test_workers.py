@@ -12,6 +12,8 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from sidecar.settings import parse
 from sidecar.workers import parent
 from sidecar.workers.parent import Workers
@@ -27,12 +29,11 @@ from tests.harness import (
     until,
 )
 from tests.sockets.process import started
+from tests.sockets.world import key_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    import pytest
 
     from tests.harness import Received
     from tests.sockets.process import SidecarProcess
@@ -43,19 +44,19 @@ GET = request(b"GET /public")
 SERVES = re.compile(rb"worker \d: process (\d+) serves")
 
 
-def settings(world: World, upstream: RecordingUpstream, port: int = 0) -> str:
+def settings(world: World, upstream: RecordingUpstream, port: int = 0, extra: str = "") -> str:
     listen = f'[listen]\nhost = "127.0.0.1"\nport = {port}\nworkers = {WORKERS}\n'
-    return configuration(world.path, {"chat": upstream.port}, extra=listen)
+    return configuration(world.path, {"chat": upstream.port}, extra=listen + extra)
 
 
 @asynccontextmanager
 async def serving(
-    world: World, directory: Path, *, upstream: RecordingUpstream | None = None
+    world: World, directory: Path, *, upstream: RecordingUpstream | None = None, extra: str = ""
 ) -> AsyncIterator[tuple[SidecarProcess, RecordingUpstream]]:
     upstream = upstream or RecordingUpstream()
     await upstream.start()
     try:
-        async with started(settings(world, upstream), directory) as process:
+        async with started(settings(world, upstream, extra=extra), directory) as process:
             yield process, upstream
     finally:
         await upstream.stop()
@@ -243,6 +244,26 @@ async def outcome(config: Path) -> tuple[int | None, bytes]:
     async with asyncio.timeout(TIMEOUT_S):
         _, said = await process.communicate()
     return process.returncode, said
+
+
+@pytest.mark.parametrize("file", ["limits.file", None], ids=["in-a-file", "in-memory"])
+async def test_a_limit_is_one_for_all_workers(
+    world: World, tmp_path: Path, file: str | None
+) -> None:
+    key = world.database.add_key(world.ada, world.acme, rateLimitMax=50)
+    where = ":memory:" if file is None else tmp_path / file
+    limits = f'[limits]\nfile = "{where}"\n'
+    async with serving(world, tmp_path, extra=limits) as (process, _):
+
+        async def statuses(client: Client) -> list[int]:
+            get = request(b"GET /v1/chat", key_line(key))
+            return [(await client.ask(get)).status for _ in range(40)]
+
+        clients = await on_every_worker(process)
+        each = await asyncio.gather(*map(statuses, clients))
+        answered = [status for statuses in each for status in statuses]
+        assert (answered.count(200), answered.count(429)) == (50, 30)
+        assert await process.stop() == 0
 
 
 async def test_whoever_keeps_ending_gives_its_clients_to_the_others(
