@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 from sidecar.store.base import REREAD, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from sidecar.store.base import KeyRecord, Look, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, Look, SessionRecord
 
 T = TypeVar("T")
 K = TypeVar("K", "KeyRecord", "SessionRecord")
@@ -40,6 +40,7 @@ class MemoryStore:
         self.most_in_flight = 0
         self._keys: dict[bytes, KeyRecord] = {}
         self._sessions: dict[str, SessionRecord] = {}
+        self._accounts: dict[str, Account] = {}
         self._roles: dict[tuple[str, str], str] = {}
 
     def put_key(self, raw: str | bytes, record: KeyRecord) -> None:
@@ -54,6 +55,13 @@ class MemoryStore:
 
     def remove_session(self, token: str) -> None:
         del self._sessions[token]
+
+    def put_account(self, account: Account) -> None:
+        """Store an account that only `find_accounts` tells; records bring their own along."""
+        self._accounts[account.user_id] = account
+
+    def remove_account(self, user_id: str) -> None:
+        del self._accounts[user_id]
 
     def put_role(self, user_id: str, organization_id: str, role: str) -> None:
         """Store a role that only `find_role` tells; an account tells its own."""
@@ -83,6 +91,10 @@ class MemoryStore:
     async def find_session(self, token: str) -> SessionRecord | None:
         self.asked.append(token)
         return await self._answer(self._sessions.get(token))
+
+    async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
+        self.asked += user_ids
+        return await self._answer({each: self._accounts.get(each) for each in user_ids})
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         self.asked.append((user_id, organization_id))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sidecar.identity import Quota
 
@@ -159,6 +159,13 @@ class Store(Protocol):
         """Return the session of *token* (the part of the cookie before the signature), or None.
 
         Expired sessions are returned too.
+        """
+        ...
+
+    async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
+        """Return the user with each of these ids and what it belongs to, None for no such user.
+
+        At most REREAD.
         """
         ...
 

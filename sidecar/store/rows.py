@@ -20,7 +20,7 @@ from sidecar.store.statements import OWNER_ROWS
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
-    from sidecar.store.base import KeyRecord, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, SessionRecord
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.records import Owner
@@ -221,6 +221,10 @@ class RowStore(ABC, Generic[D]):
             return None
         _, rows = await self.ask("find_role", Secret((user_id, organization_id)))
         return records.role_of(rows, user_id, organization_id)
+
+    async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
+        owners = await self.find_owners(user_ids, {})
+        return {each: owner.account for each, owner in owners.items()}
 
     async def find_owners(
         self, ids: Collection[str], seen: Mapping[str, Owner]

@@ -20,10 +20,10 @@ from sidecar.store.watching import EVERYTHING, NOTHING
 from sidecar.valkey.errors import ValkeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from sidecar.identity import CredentialKind
-    from sidecar.store.base import Look
+    from sidecar.store.base import Account, Look
     from sidecar.store.entries import KeyEntry, SessionEntry
     from sidecar.store.layout import Layout
     from sidecar.store.making import Rows
@@ -195,6 +195,9 @@ class SecondaryStore:
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         return await self._database.find_role(user_id, organization_id)
+
+    async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
+        return await self._database.find_accounts(user_ids)
 
     async def find_session(self, token: str) -> SessionRecord | None:
         if self._holds is None or "session" in self._holds:

@@ -635,6 +635,63 @@ class TestSession:
         assert session.account is None
 
 
+class TestAccount:
+    async def test_a_user_comes_with_what_it_belongs_to(
+        self, store: Store, database: BetterAuthDatabase, acme: str, ada: str
+    ) -> None:
+        globex = database.add_organization()
+        database.add_member(ada, globex, role="owner")
+        database.add_member(database.add_user(), acme)
+
+        account = (await store.find_accounts([ada]))[ada]
+
+        assert account == Account(ada, roles={acme: "admin", globex: "owner"})
+
+    async def test_a_user_may_belong_nowhere(
+        self, store: Store, database: BetterAuthDatabase
+    ) -> None:
+        user = database.add_user()
+
+        assert await store.find_accounts([user]) == {user: Account(user)}
+
+    async def test_a_banned_user_is_told_as_such(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        database.add_bans()
+        database.change("user", ada, banned=True, banExpires=FOREVER)
+
+        account = (await store.find_accounts([ada]))[ada]
+
+        assert account is not None
+        assert account.banned
+        assert account.ban_expires == FOREVER
+
+    async def test_a_user_who_is_gone_is_none(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        database.remove("user", ada)
+
+        assert (await store.find_accounts([ada]))[ada] is None
+
+    @pytest.mark.parametrize(
+        "spoilt",
+        [
+            pytest.param("0{}", id="leading-zero"),
+            pytest.param(" {}", id="space"),
+            pytest.param("{}\0", id="nul"),
+            pytest.param("{}\udcff", id="not-utf-8"),
+        ],
+    )
+    async def test_only_the_very_id_will_do(
+        self, store: Store, acme: str, ada: str, spoilt: str
+    ) -> None:
+        other = spoilt.format(ada)
+        assert await store.find_accounts([other, ada]) == {
+            other: None,
+            ada: Account(ada, roles={acme: "admin"}),
+        }
+
+
 class TestRole:
     async def test_a_members_role_is_found(self, store: Store, acme: str, ada: str) -> None:
         assert await store.find_role(ada, acme) == "admin"
@@ -671,6 +728,7 @@ class TestLifetime:
             store.ping(),
             store.find_key(UNKNOWN),
             store.find_session("token"),
+            store.find_accounts(["user"]),
             store.find_role("user", "organization"),
         ):
             with pytest.raises(StoreUnavailable, match="not open"):
