@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.cookie_cache import CookieCache
 from sidecar.auth.cookies import SessionCookies
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
@@ -372,9 +373,10 @@ def make_authenticator(
 ) -> Authenticator:
     """Return who decides on credentials, by what *store* says."""
     session, cache = settings.session, settings.store.cache
+    secrets = [secret.get_secret_value().encode() for secret in session.secrets]
     return Authenticator(
         store,
-        secrets=[secret.get_secret_value().encode() for secret in session.secrets],
+        secrets=secrets,
         cookie_prefix=session.cookie_prefix,
         cookie_name=session.cookie_name,
         organization_field=settings.api_key.organization_field,
@@ -384,6 +386,9 @@ def make_authenticator(
         stale_s=cache.stale,
         clock=clock,
         neighbours=failures,
+        cookie_cache=None
+        if session.cookie_cache == "off"
+        else CookieCache(session.cookie_cache, secrets, session.cookie_cache_version),
     )
 
 

@@ -23,6 +23,12 @@ COOKIES = tuple(
 )
 """Folders with sessions alone: one for each way in which their cookies are named and cached."""
 
+CACHED = tuple(name for name in COOKIES if "/cache-" in name)
+"""Those whose sessions stand in a cookie, too."""
+
+BY_CACHE = frozenset(("cache-good-signed-out", "cache-stale-organization"))
+"""Cases in which a good cookie says otherwise than the database; `also_accept` has the answer."""
+
 FOLDERS = (*DATABASES, *COOKIES)
 
 DUMP = "postgres-1.7"

@@ -15,6 +15,7 @@ from sidecar.auth.queries import Queries
 from sidecar.auth.refresher import Records, Refresher
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.signatures import Signatures
+from sidecar.auth.stand_ins import StandIns, end_of_session
 from sidecar.errors import NO_CREDENTIAL, Refusal
 from sidecar.observe.catalogue import (
     CACHE_ENTRIES,
@@ -28,6 +29,7 @@ from sidecar.observe.catalogue import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
+    from sidecar.auth.cookie_cache import CookieCache
     from sidecar.auth.credentials import Presented
     from sidecar.auth.pending import Answer, Pending
     from sidecar.auth.queries import Neighbours
@@ -50,6 +52,7 @@ class _Unsuspected:
 class Authenticator:
     """Decides on credentials: from memory where it can, else by asking the store.
 
+    Without a *cookie_cache* the store alone tells of sessions.
     Memory: twice `entries` records of each kind at most, and a bounded number of queries.
     It belongs to the event loop in which `lookup` is first called.
     """
@@ -68,6 +71,7 @@ class Authenticator:
         stale_s: float,
         clock: Clock,
         neighbours: Neighbours | None = None,
+        cookie_cache: CookieCache | None = None,
     ) -> None:
         self.fresh_s = fresh_s
         """How soon a change in the store is noticed, in seconds."""
@@ -106,14 +110,18 @@ class Authenticator:
             clock,
             organization_field=organization_field,
         )
+        cookies, signatures = SessionCookies(cookie_prefix, cookie_name), Signatures(secrets)
         self._sessions = Sessions(
             store,
             sessions,
             memberships,
             self._background,
             clock,
-            cookies=SessionCookies(cookie_prefix, cookie_name),
-            signatures=Signatures(secrets),
+            cookies=cookies,
+            signatures=signatures,
+            stand_ins=None
+            if cookie_cache is None
+            else StandIns(cookies, signatures, cookie_cache, entries),
             entries=entries,
         )
 
@@ -178,7 +186,7 @@ def _end_of(record: KeyRecord | SessionRecord) -> float:
 
 
 _KEYS: Kind[KeyRecord] = Kind(_ids_of, _end_of)
-_SESSIONS: Kind[SessionRecord] = Kind(_ids_of, _end_of)
+_SESSIONS: Kind[SessionRecord] = Kind(_ids_of, end_of_session)
 _ROLES: Kind[str] = Kind(lambda name, _: (None, role_name(name)[0]))
 
 

@@ -11,8 +11,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sidecar.auth.signatures import decoded
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+CHUNKS = 100
+"""The most pieces in which the session's data is put together; Better Auth makes no more."""
+DATA_BYTES = 32 * 1024
+"""The longest data of a session that is looked at: as much as a head may hold by default."""
 
 _BROWSER_PREFIXES = (b"__Host-", b"__Secure-", b"")
 """Best first: a sibling domain can plant the plain name, not the others (RFC 6265bis, 4.1.3)."""
@@ -38,6 +45,15 @@ class SessionCookies:
         self._session = re.compile(
             rb";" + _SPACE + rb"(__Host-|__Secure-|)" + session + _SPACE + rb"=([^;]*+)"
         )
+        self._data = re.compile(
+            rb";"
+            + _SPACE
+            + rb"(__Host-|__Secure-|)"
+            + namespace
+            + rb"session_data(?:\.(0|[1-9][0-9]{0,2}))?+"
+            + _SPACE
+            + rb"=([^;]*+)"
+        )
         self._ours = re.compile(rb";" + _ANY_SPACE + rb"(?:__Host-|__Secure-)?+(?:" + ours + rb")")
 
     def find(self, lines: Sequence[bytes]) -> bytes | None:
@@ -45,14 +61,31 @@ class SessionCookies:
 
         The browser-guarded names win over the plain one, wherever they stand.
         """
-        text = b";" + lines[0] if len(lines) == 1 else b"".join([b";" + line for line in lines])
-        found = self._session.findall(text)
+        found = self._session.findall(_joined(lines))
         if not found:
             return None
         if len(found) > 1:
             found.sort(key=_preference)
         value: bytes = found[0][1]
         return value.strip(b" \t")
+
+    def find_data(self, lines: Sequence[bytes]) -> bytes | None:
+        """Return the session's data that goes with its cookie in these *lines*, decoded.
+
+        It has the same browser prefix, and may be in chunks, wherever each stands. None without it,
+        and where it is longer than DATA_BYTES or in more than CHUNKS.
+        """
+        text = _joined(lines)
+        prefix = min(self._session.findall(text), key=_preference)[0]
+        found: dict[bytes, bytes] = {}
+        for guard, index, value in self._data.findall(text):
+            if guard == prefix:
+                found.setdefault(index, value.strip(b" \t"))
+        whole = found.pop(b"", b"")
+        chunks = [whole] if whole else [found[index] for index in sorted(found, key=int)]
+        if not 0 < len(chunks) <= CHUNKS or sum(map(len, chunks)) > DATA_BYTES:
+            return None
+        return b"".join(map(decoded, chunks))
 
     def strip(self, line: bytes) -> bytes | None:
         """Return *line* without Better Auth's cookies; None when no other is left.
@@ -65,6 +98,11 @@ class SessionCookies:
         if not kept.strip(b"; \t"):
             return None
         return kept[1:].lstrip(b" \t")
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    """Return the lines as one, in which a `;` stands before every pair."""
+    return b";" + lines[0] if len(lines) == 1 else b"".join([b";" + line for line in lines])
 
 
 def _preference(found: tuple[bytes, bytes]) -> int:

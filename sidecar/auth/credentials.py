@@ -97,6 +97,16 @@ def cookie_digest(value: bytes) -> bytes:
     return sha256(b"session cookie\0" + value).digest()
 
 
+def cached_cookie_digest(value: bytes, data: bytes) -> bytes:
+    """Return the name by which a session cookie is remembered with the data beside it."""
+    return sha256(b"session data\0%d\0%b%b" % (len(value), value, data)).digest()
+
+
+def stand_in_digest(token_name: bytes, said: bytes) -> bytes:
+    """Return the name of what a cookie *said* of the session that is remembered as *token_name*."""
+    return sha256(b"stand-in\0" + token_name + said).digest()
+
+
 def token_digest(token: bytes) -> bytes:
     """Return the name by which the session of *token* is remembered."""
     return sha256(b"session token\0" + token).digest()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sidecar.auth.membership import Memberships, Seat
     from sidecar.auth.pending import Answer, Pending
     from sidecar.auth.signatures import Signatures
+    from sidecar.auth.stand_ins import Said, StandIns
     from sidecar.clock import Clock
     from sidecar.identity import Demand
     from sidecar.store.base import Account, Store
@@ -55,12 +56,14 @@ class Sessions(Verifier[SessionRecord]):
         *,
         cookies: SessionCookies,
         signatures: Signatures,
+        stand_ins: StandIns | None,
         entries: int,
     ) -> None:
         super().__init__(cache, memberships, background, clock)
         self._store = store
         self._cookies = cookies
         self._signatures = signatures
+        self._stand_ins = stand_ins
         # Cookies whose signature was right, to the name of their session: one session can be
         # written in any number of ways, and none of them may take another's room in the cache.
         self._verified: FIFOCache[bytes, bytes] = FIFOCache(entries)
@@ -75,6 +78,10 @@ class Sessions(Verifier[SessionRecord]):
         value = self._cookies.find(presented.cookies) if presented.cookies else None
         if value is None:
             return NO_CREDENTIAL
+        if self._stand_ins is not None:
+            said = self._stand_ins.find(value, presented.cookies, self._clock.time())
+            if said is not None:
+                return self._look_up_stand_in(said, demand, presented, now)
         cookie = cookie_digest(value)
         key = self._verified.get(cookie)
         if key is not None:
@@ -86,8 +93,31 @@ class Sessions(Verifier[SessionRecord]):
         if token is None:
             return SESSION_MALFORMED
         key = self._verified[cookie] = token_digest(token.encode())
-        question = partial(self._store.find_session, token)
+        question = partial(self._find, token)
         return self._look_up(key, question, demand, presented, now)
+
+    async def _find(self, token: str) -> SessionRecord | None:
+        record = await self._store.find_session(token)
+        if self._stand_ins is not None and not self._goes_on(record):
+            self._stand_ins.end(token)
+        return record
+
+    def _goes_on(self, record: SessionRecord | None) -> bool:
+        return record is not None and record.expires_at > self._clock.time()
+
+    def _look_up_stand_in(
+        self, said: Said, demand: Demand, presented: Presented, now: float
+    ) -> Answer | Pending:
+        presented.session_name = said.name
+        entry = self._cache.recent(said.name, now)
+        if entry is not None:
+            return self._decide_again(entry, demand, presented, now)
+        return self._look_up(said.name, partial(self._vouch, said), demand, presented, now)
+
+    async def _vouch(self, said: Said) -> SessionRecord:
+        """Return the session that a cookie tells of, with what the store knows of its user."""
+        user_id = said.session.user_id
+        return said.about((await self._store.find_accounts([user_id]))[user_id])
 
     def _unfit(self, record: SessionRecord, presented: Presented) -> Refusal | None:
         now = self._clock.time()

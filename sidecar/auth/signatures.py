@@ -33,7 +33,7 @@ class Signatures:
         """
         if len(value) > VALUE_BYTES:
             return None
-        text, dot, signature = _decoded(value).rpartition(b".")
+        text, dot, signature = decoded(value).rpartition(b".")
         if not (dot and text):
             return None
         # Standard base64, padding and all; and compared after decoding, since two bits of its last
@@ -50,15 +50,16 @@ class Signatures:
         return token if any(matches) else None
 
 
-def _decoded(value: bytes) -> bytes:
+def decoded(value: bytes) -> bytes:
+    """Return a cookie's raw *value* without the quotes around it and its percent-encoding."""
     if len(value) > 1 and value[:1] == value[-1:] == b'"':
         value = value[1:-1]
     if b"%" not in value or _BROKEN_ESCAPE.search(value):
         return value
-    decoded = unquote_to_bytes(value)
+    unquoted = unquote_to_bytes(value)
     try:
-        decoded.decode()
+        unquoted.decode()
     except UnicodeDecodeError:
         # No text, so the escapes are broken too: taken as they are.
         return value
-    return decoded
+    return unquoted

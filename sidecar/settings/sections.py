@@ -195,6 +195,14 @@ class Session(Section):
     trusted_origins: tuple[Origin, ...] = setting(
         (), "other sites whose pages may make changes with the cookie"
     )
+    cookie_cache: Literal["off", "compact", "jwt", "jwe"] = setting(
+        "off",
+        "Better Auth's `session.cookieCache.strategy`, if its cookie may stand in for the session's"
+        ' row until it ends, even where the session was signed out; `"off"`: the database decides',
+    )
+    cookie_cache_version: Text = setting(
+        "1", "Better Auth's `session.cookieCache.version`; a cookie of another one is ignored"
+    )
 
 
 class IdentityHeaders(Section):

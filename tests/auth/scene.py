@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.cookie_cache import CookieCache
 from sidecar.auth.credentials import Presented
 from sidecar.auth.pending import Pending
 from sidecar.errors import Refusal
@@ -23,6 +24,7 @@ from tests.memory_store import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.auth.cookie_cache import Form
     from sidecar.auth.pending import Answer
 
 SECRET = b"a secret of the tests"
@@ -70,6 +72,7 @@ class Scene:
         entries: int = 1000,
         negative_s: float = 10.0,
         failures: int = 60,
+        cookie_cache: Form | None = None,
     ) -> None:
         """Fresh for 1 s, stale for 300 s."""
         self.clock = ManualClock()
@@ -87,6 +90,7 @@ class Scene:
             stale_s=300.0,
             clock=self.clock,
             neighbours=self.failures,
+            cookie_cache=None if cookie_cache is None else CookieCache(cookie_cache, secrets, "1"),
         )
 
     def put_key(self, **changes: Any) -> None:

@@ -8,18 +8,30 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.auth.authenticator import Authenticator
+from sidecar.auth.cookie_cache import CookieCache
 from sidecar.auth.credentials import Presented
 from sidecar.identity import Identity
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
+from sidecar.store.sqlite import SQLiteStore
 from tests.auth.scene import ANY, settled
-from tests.betterauth import Answer, Case, config
+from tests.betterauth import (
+    BY_CACHE,
+    CACHED,
+    Answer,
+    Case,
+    config,
+    copy_database,
+    load_cases,
+)
 from tests.clock import ManualClock
 from tests.places import PLACES, Place, store_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sidecar.store.base import Store
 
 NOT_AS_BETTER_AUTH = {
     # Its window ends its length after the last request, ours its length after the first: the third
@@ -72,13 +84,25 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 async def site(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    setup = config(place.folder)
-    name = setup["cookieName"].removeprefix("__Secure-")
     clock = ManualClock()
     store, cases = store_at(place, tmp_path, request.getfixturevalue)
-    authenticator = Authenticator(
+    authenticator = authenticator_of(place.folder, store, clock)
+    await store.open()
+    yield Site(authenticator, clock, cases)
+    await authenticator.close()
+    await store.close()
+
+
+def authenticator_of(
+    folder: str, store: Store, clock: ManualClock, *, with_cookie_cache: bool = False
+) -> Authenticator:
+    """Return an authenticator that is configured as the site of *folder* is."""
+    setup = config(folder)
+    name = setup["cookieName"].removeprefix("__Secure-")
+    secrets = [setup["secret"].encode()]
+    return Authenticator(
         store,
-        secrets=[setup["secret"].encode()],
+        secrets=secrets,
         cookie_prefix=name.removesuffix(".session_token"),
         cookie_name=None,
         organization_field="organizationId",
@@ -87,11 +111,10 @@ async def site(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> 
         negative_s=10.0,
         stale_s=300.0,
         clock=clock,
+        cookie_cache=CookieCache(setup["cookieCache"]["strategy"], secrets, "1")
+        if with_cookie_cache
+        else None,
     )
-    await store.open()
-    yield Site(authenticator, clock, cases)
-    await authenticator.close()
-    await store.close()
 
 
 async def test_every_credential_ends_as_it_should(site: Site) -> None:
@@ -113,3 +136,24 @@ def _match(case: Case, answers: list[Answer]) -> bool:
         status in {None, answer.status}
         for status, answer in zip(expected or [None], answers, strict=True)
     )
+
+
+@pytest.mark.parametrize("folder", CACHED)
+async def test_a_cookie_cache_stands_in_where_better_auth_lets_it(
+    folder: str, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    store = SQLiteStore(copy_database(folder, tmp_path), timeout_s=10)
+    await store.open()
+    wrong, cases = {}, load_cases(folder)
+    for case in cases:
+        # One each: what the database says of a session counts from then on.
+        authenticator = authenticator_of(folder, store, clock, with_cookie_cache=True)
+        (answer,) = await Site(authenticator, clock, [case]).calls(case)
+        accepted = case.also_accept if case.id in BY_CACHE else case.accepted
+        if answer not in accepted:
+            wrong[case.id] = (answer, accepted)
+        await authenticator.close()
+    await store.close()
+    assert {case.id for case in cases} >= BY_CACHE
+    assert wrong == {}

@@ -94,6 +94,30 @@ async def test_a_credential_of_better_auth_is_answered_as_documented(
             assert len(run.upstream.requests) == passed(expected[: number + 1])
 
 
+@pytest.mark.parametrize(
+    ("folder", "case"),
+    [
+        pytest.param(folder, case, id=f"{folder}-{case.id}")
+        for folder, case in CASES
+        if folder in betterauth.CACHED
+    ],
+)
+async def test_a_cookie_cache_stands_in_where_it_may(
+    folder: str, case: Case, tmp_path: Path
+) -> None:
+    extra = (
+        f'[session]\nsecrets = ["{case.secret}"]\n'
+        f'cookie_cache = "{betterauth.config(folder)["cookieCache"]["strategy"]}"'
+    )
+    path = betterauth.copy_database(folder, tmp_path)
+    (expected,) = case.also_accept if case.id in betterauth.BY_CACHE else answers(folder, case)
+    async with running(path, directory=tmp_path, extra=extra, clock=ManualClock(NOW)) as run:
+        for _ in range(2):
+            response = await run.ask(asking(case, b"/v1/chat"))
+            assert_answer(response, run, expected, case, None)
+        assert all(b"better-auth" not in request.head for request in run.upstream.requests)
+
+
 def passed(calls: list[Answer]) -> int:
     return sum(call.status == 200 for call in calls)
 

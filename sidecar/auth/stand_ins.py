@@ -1,0 +1,101 @@
+"""Sessions as the cookie cache tells of them, where that may stand in for the database's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import FIFOCache
+
+from sidecar.auth.credentials import cached_cookie_digest, stand_in_digest, token_digest
+from sidecar.store.base import SessionRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.auth.cookie_cache import CachedSession, CookieCache
+    from sidecar.auth.cookies import SessionCookies
+    from sidecar.auth.signatures import Signatures
+    from sidecar.store.base import Account
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn(SessionRecord):
+    """A session by its cookie's word alone; its user by the store's."""
+
+    stands_until: float = 0.0
+    """Unix seconds at which the database decides again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a cookie says, and the names by which it and its session are remembered."""
+
+    name: bytes
+    token_name: bytes
+    session: CachedSession
+
+    def about(self, account: Account | None) -> StandIn:
+        """Return the record of this session, whose user has this *account*."""
+        return StandIn(
+            self.session.id,
+            self.session.expires_at,
+            account,
+            self.session.active_organization_id,
+            stands_until=self.session.stands_until,
+        )
+
+
+class StandIns:
+    """Finds what may stand in, and remembers what it found.
+
+    What the database has said to be over is believed of no cookie any more.
+    Memory: twice *entries*, of digests and ids.
+    """
+
+    def __init__(
+        self, cookies: SessionCookies, signatures: Signatures, cache: CookieCache, entries: int
+    ) -> None:
+        self._cookies = cookies
+        self._signatures = signatures
+        self._cache = cache
+        self._read: FIFOCache[bytes, Said | None] = FIFOCache(entries)
+        self._over: FIFOCache[bytes, None] = FIFOCache(entries)
+
+    def find(self, value: bytes, lines: Sequence[bytes], now: float) -> Said | None:
+        """Return what stands in for the session of the cookie *value* in *lines* at *now*, Unix.
+
+        None where the database is to decide.
+        """
+        data = self._cookies.find_data(lines)
+        if data is None:
+            return None
+        name = cached_cookie_digest(value, data)
+        try:
+            said = self._read[name]
+        except KeyError:
+            said = self._read[name] = self._believed(value, data)
+        if said is None or now >= said.session.stands_until or said.token_name in self._over:
+            return None
+        return said
+
+    def end(self, token: str) -> None:
+        """Take that the database knows no session of *token*, or none that has not ended."""
+        self._over[token_digest(token.encode())] = None
+
+    def _believed(self, value: bytes, data: bytes) -> Said | None:
+        token = self._signatures.signed_text(value)
+        if token is None:
+            return None
+        session = self._cache.read(data, token)
+        if session is None:
+            return None
+        token_name = token_digest(token.encode())
+        # By what it says, not by how: one cookie can be written in any number of ways, and none of
+        # them may take another session's room in the cache.
+        return Said(stand_in_digest(token_name, repr(session).encode()), token_name, session)
+
+
+def end_of_session(record: SessionRecord) -> float:
+    """Return the Unix seconds until which a session's record may be served."""
+    return record.stands_until if isinstance(record, StandIn) else record.expires_at
