@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +12,7 @@ from sidecar.store.base import REREAD, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from sidecar.store.base import Account, KeyRecord, Look, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, Look, Renewal, SessionRecord
 
 T = TypeVar("T")
 K = TypeVar("K", "KeyRecord", "SessionRecord")
@@ -29,6 +30,8 @@ class MemoryStore:
         self.gate: asyncio.Future[None] | None = None
         self.broken: Exception | None = None
         """Raised instead of an answer, for a store with a bug."""
+        self.renewed: list[Renewal] = []
+        """Those that moved a session, in order."""
         self.queries = 0
         self.asked: list[object] = []
         """What was asked for, in order: digests of keys, tokens, users with organizations."""
@@ -91,6 +94,20 @@ class MemoryStore:
     async def find_session(self, token: str) -> SessionRecord | None:
         self.asked.append(token)
         return await self._answer(self._sessions.get(token))
+
+    async def renew_sessions(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
+        answers = self.available and self.broken is None
+        return await self._answer([answers and self._moved(renewal) for renewal in renewals])
+
+    def _moved(self, renewal: Renewal) -> bool:
+        for token, record in self._sessions.items():
+            if (record.id, record.written_expiry) == (renewal.session_id, renewal.written_expiry):
+                self._sessions[token] = replace(
+                    record, expires_at=renewal.expires_at, written_expiry=renewal.expires_at
+                )
+                self.renewed.append(renewal)
+                return True
+        return False
 
     async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
         self.asked += user_ids

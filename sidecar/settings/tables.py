@@ -26,6 +26,12 @@ OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Of these some may be."""
 
+WRITTEN: Final[Mapping[str, tuple[str, ...]]] = {
+    "session": ("updatedAt",),
+}
+"""Of these some may be, too; they are written at most, and never read."""
+
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
-    table: (*columns, *OPTIONAL.get(table, ())) for table, columns in NEEDED.items()
+    table: (*columns, *OPTIONAL.get(table, ()), *WRITTEN.get(table, ()))
+    for table, columns in NEEDED.items()
 }

@@ -32,6 +32,10 @@ class StoreTimeout(StoreUnavailable):
     """No answer came within `store.timeout`."""
 
 
+class WriteRefused(StoreError):
+    """The store takes no such write from us, and trying again at once is in vain."""
+
+
 class LayoutError(StoreError):
     """What answers is not Better Auth's database; the message says what was expected and found."""
 
@@ -93,8 +97,22 @@ class SessionRecord:
     account: Account | None
     """None where the user is gone."""
     active_organization_id: str | None = None
+    written_expiry: object = field(default=None, repr=False, compare=False)
+    """The expiry as the store has it; None where it cannot be moved."""
     handle: object = field(default=None, repr=False, compare=False)
     """What the store knows it again by; nobody else's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A session's new expiry, if it still has the one that was read."""
+
+    session_id: str
+    written_expiry: object = field(repr=False)
+    """What was read, as the record has it."""
+    expires_at: float
+    """Unix seconds, as all that follows."""
+    updated_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +177,14 @@ class Store(Protocol):
         """Return the session of *token* (the part of the cookie before the signature), or None.
 
         Expired sessions are returned too.
+        """
+        ...
+
+    async def renew_sessions(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
+        """Move expiries; tell of each whether it was moved, in the order given.
+
+        It is not where the session is gone, or has another expiry than the one that was read.
+        Raises WriteRefused where the store takes no such write.
         """
         ...
 

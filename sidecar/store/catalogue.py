@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sidecar.settings.tables import WRITTEN
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.layout import Layout, concerns, detect
 from sidecar.store.rows import Secret
@@ -173,7 +174,11 @@ def _check_rights(
     missing = [
         layout.table(ours)
         for ours, columns in layout.columns.items()
-        if any((tables[layout.tables[ours]].oid, name) not in readable for name in columns.values())
+        if any(
+            (tables[layout.tables[ours]].oid, theirs) not in readable
+            for name, theirs in columns.items()
+            if name not in WRITTEN.get(ours, ())
+        )
     ]
     if missing:
         raise StoreUnavailable(

@@ -1,4 +1,4 @@
-"""A few connections to one PostgreSQL database, for reading alone."""
+"""A few connections to one PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -56,8 +56,12 @@ class Connections:
     rest is cut off. So there are at most twice *size*, and a short-lived one for each that cancels.
     """
 
-    def __init__(self, url: PostgresURL, *, size: int, timeout_s: float) -> None:
+    def __init__(
+        self, url: PostgresURL, *, size: int, timeout_s: float, writes: bool = False
+    ) -> None:
+        """Make connections that cannot write, unless they are to: then it is the role's rights."""
         self._url = url
+        self._writes = writes
         self._size = size
         self._timeout_s = timeout_s
         self._closing = False
@@ -76,7 +80,8 @@ class Connections:
             if self._idle:
                 with contextlib.suppress(*LOST):
                     return await self._fetch(self._idle.pop(), sql, parameters)
-            return await self._fetch(await connect(self._url, self._timeout_s), sql, parameters)
+            connection = await connect(self._url, self._timeout_s, writes=self._writes)
+            return await self._fetch(connection, sql, parameters)
 
     async def close(self) -> None:
         """Close each connection when its statement is done."""
@@ -187,10 +192,11 @@ class Connection:
                 await self._raw.close()
 
 
-async def connect(url: PostgresURL, timeout_s: float) -> Connection:
-    """Return a new connection, which ends each statement after *timeout_s* and never writes.
+async def connect(url: PostgresURL, timeout_s: float, *, writes: bool = False) -> Connection:
+    """Return a new connection, which ends each statement after *timeout_s*.
 
-    Raises as `Connections.fetch` does; RuntimeError where no thread can be started.
+    It never writes, unless it is for that. Raises as `Connections.fetch` does; RuntimeError where
+    no thread can be started.
     """
     raw = await asyncpg.connect(
         host=url.host,
@@ -213,8 +219,8 @@ async def connect(url: PostgresURL, timeout_s: float) -> Connection:
         is_pooled = await raw.fetchval("SELECT pg_backend_pid()") != raw.get_server_pid()
         if not is_pooled:
             await raw.execute(
-                f"SET statement_timeout = {max(1, round(timeout_s * 1000))};"
-                " SET default_transaction_read_only = on"
+                f"SET statement_timeout = {max(1, round(timeout_s * 1000))}"
+                + ("" if writes else "; SET default_transaction_read_only = on")
             )
     except BaseException:
         raw.terminate()

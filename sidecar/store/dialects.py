@@ -8,12 +8,10 @@ text that is made to fit, and whatever is not common comes out as text.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from sidecar.store.values import JSON_CHARACTERS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _TEXT = frozenset(("text", "varchar"))
 _INTEGER = frozenset(("int2", "int4", "int8"))
@@ -24,6 +22,11 @@ _CANONICAL = {
     "uuid": "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
 }
 _CASTS = {"integer": "bigint", "uuid": "uuid"}
+
+
+Column = tuple[str, str | None]
+"""A column's name, quoted for SQL, and its type."""
+Columns = Sequence[Column]
 
 
 class Dialect(Protocol):
@@ -56,6 +59,13 @@ class Dialect(Protocol):
         """
         ...
 
+    def update(self, table: str, values: Columns, key: Column, seen: Columns) -> str:
+        """Return what sets *values* of a row by its *key*, if it still holds what was *seen*.
+
+        Its parameters come in this order.
+        """
+        ...
+
 
 class SQLiteDialect:
     """SQLite: any column holds anything."""
@@ -77,6 +87,11 @@ class SQLiteDialect:
 
     def page(self, rows: int) -> str:
         return f"LIMIT {rows} OFFSET ?"
+
+    def update(self, table: str, values: Columns, key: Column, seen: Columns) -> str:
+        changes = ", ".join(f"{name} = ?" for name, _ in values)
+        guards = (f"AND t.{name} IS ?" for name, _ in seen)
+        return " ".join(("UPDATE", table, "AS t SET", changes, f"WHERE t.{key[0]} = ?", *guards))
 
 
 class PostgresDialect:
@@ -123,6 +138,24 @@ class PostgresDialect:
 
     def page(self, rows: int) -> str:
         return f"LIMIT {rows} OFFSET CAST(CAST($1 AS text) AS bigint)"
+
+    def update(self, table: str, values: Columns, key: Column, seen: Columns) -> str:
+        """Each parameter is an array of text, for many rows; it gives the keys of the changed."""
+        columns = [*values, key, *seen]
+        arrays = (f"CAST(${number} AS text[])" for number in range(1, len(columns) + 1))
+        names = (f"v{at}" for at in range(len(columns)))
+        # Of the column's own type, whatever that is: nothing is lost on the way through text.
+        given = iter([f'CAST(w.v{at} AS "{kind}")' for at, (_, kind) in enumerate(columns)])
+        changes = [f"{name} = {next(given)}" for name, _ in values]
+        return " ".join(
+            (
+                *("UPDATE", table, "AS t SET", ", ".join(changes)),
+                *("FROM unnest(", ", ".join(arrays), ") AS w(", ", ".join(names), ")"),
+                f"WHERE t.{key[0]} = {next(given)}",
+                *(f"AND t.{name} IS NOT DISTINCT FROM {next(given)}" for name, _ in seen),
+                f"RETURNING CAST(t.{key[0]} AS text)",
+            )
+        )
 
 
 def can_hold(kinds: Sequence[str | None], values: Sequence[str]) -> bool:

@@ -1,4 +1,7 @@
-"""Better Auth's database in PostgreSQL, read and never written."""
+"""Better Auth's database in PostgreSQL.
+
+It is read through connections that cannot write; `change` has one of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ import socket
 import ssl
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
-from sidecar.store.base import LayoutError, StoreError, StoreTimeout, StoreUnavailable
+from sidecar.store.base import (
+    LayoutError,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    WriteRefused,
+)
 from sidecar.store.catalogue import examine
 from sidecar.store.connections import (
     LOST,
@@ -27,8 +37,8 @@ from sidecar.store.postgres_migration import LOCK_S, carry_out, plan
 from sidecar.store.postgres_rereads import compose_rereads, reread
 from sidecar.store.postgres_watch import PostgresWatcher, see
 from sidecar.store.rows import Findings, R, RowStore, Secret
-from sidecar.store.statements import Statements, compose
-from sidecar.store.values import date_form
+from sidecar.store.statements import Statements, compose, compose_updates, update_of
+from sidecar.store.values import Moment, date_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -38,7 +48,9 @@ if TYPE_CHECKING:
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
-    from sidecar.store.rows import Compose, Decode, Kind, Question
+    from sidecar.store.rows import Compose, Decode, Kind, Question, Writing
+    from sidecar.store.statements import Update
+    from sidecar.store.writes import Change
 
 _T = TypeVar("_T")
 
@@ -57,6 +69,9 @@ _STALE = (
 """Errors of a question that came too late: the tables, their columns or our rights are others."""
 
 _IN_USE = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+
+_PASSING = ("08", "40", "53", "55", "57", "58")
+"""Classes of SQLSTATE that say nothing against a write: it may do when it is tried again."""
 
 _ASKED_OF: dict[Question, tuple[tuple[str, str], ...]] = {
     "find_key": (("apikey", "key"),),
@@ -97,6 +112,7 @@ class _Database:
     statements: Statements
     sql: Mapping[str, str]
     """What is asked, by the question's name."""
+    updates: Mapping[Writing, Update]
     connections: Connections
 
     def close(self) -> Coroutine[None, None, None]:
@@ -110,8 +126,9 @@ class PostgresStore(RowStore[_Database]):
     change are noticed by the next call and read anew, and connections that broke are made again; so
     it is after an `open` that failed: every call tries again. `close` is due then, too.
     Every call ends within the timeout, connecting included, and the server is told the same bound.
-    Nothing is ever written: the tables of an empty database are Better Auth's to make.
-    Memory: CONNECTIONS connections, whatever the number of calls; calls wait for their turn.
+    The tables of an empty database are Better Auth's to make.
+    Memory: CONNECTIONS connections, whatever the number of calls, which wait for their turn; and
+    one more from when rows are first changed.
     """
 
     def __init__(
@@ -131,6 +148,13 @@ class PostgresStore(RowStore[_Database]):
         self._fresh_s = fresh_s
         self._monotonic = monotonic
         self._names = names or {}
+        self._writer: Connections | None = None
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._later(writer.close())
+        await super().close()
 
     async def _first(self) -> _Database:
         return await self._current()
@@ -163,6 +187,33 @@ class PostgresStore(RowStore[_Database]):
         statement = compose(database.layout, PostgresDialect())
         return database.layout, await database.connections.fetch(statement, parameters)
 
+    async def _change(self, writing: Writing, changes: Sequence[Change]) -> Sequence[bool]:
+        database = await self._current()
+        update = update_of(database.updates, writing)
+        columns = zip(*map(update.parameters, changes), strict=True)
+        if self._writer is None:
+            self._writer = Connections(self._url, size=1, timeout_s=self._timeout_s, writes=True)
+        try:
+            rows = await self._writer.fetch(
+                update.sql, Secret([_as_text(value) for value in column] for column in columns)
+            )
+        except asyncpg.InsufficientPrivilegeError:
+            layout = database.layout
+            changed = ", ".join(layout.column(update.table, name) for name in update.values)
+            raise WriteRefused(
+                f"the role {self._url.user} may not write what it has to: GRANT UPDATE ({changed})"
+                f' ON {layout.table(update.table)} TO "{self._url.user}"'
+            ) from None
+        except _STALE:
+            self._retire(database, "its tables changed")
+            raise
+        except asyncpg.PostgresError as error:
+            if isinstance(error, LOST) or (error.sqlstate or "").startswith(_PASSING):
+                raise
+            raise WriteRefused(self._reason(error)) from None
+        ids = {row[0] for row in rows}
+        return [change.id in ids for change in changes]
+
     async def _current(self) -> _Database:
         """Return the database as it was found, looked at anew where it has changed."""
         if self._closed:
@@ -185,7 +236,8 @@ class PostgresStore(RowStore[_Database]):
         statements = compose(found.layout, found.stamp, PostgresDialect())
         rereads = compose_rereads(found.layout, found.stamp, PostgresDialect())
         sql = asdict(statements) | rereads
-        return _Database(found.version, found.layout, statements, sql, connections)
+        updates = compose_updates(found.layout, PostgresDialect())
+        return _Database(found.version, found.layout, statements, sql, updates, connections)
 
     async def _inspect(self) -> Findings:
         database = await self._look()
@@ -287,6 +339,8 @@ class PostgresStore(RowStore[_Database]):
             raise LayoutError(f"{self._url}: {error}") from error
         except RightsMissing as error:
             raise RightsMissing(f"{self._url}: {error}") from error
+        except WriteRefused as error:
+            raise WriteRefused(f"{self._url}: {error}") from error
         except StoreError as error:
             raise StoreUnavailable(f"{self._url}: {error}") from error
         except (TimeoutError, asyncpg.QueryCanceledError):
@@ -308,3 +362,10 @@ class PostgresStore(RowStore[_Database]):
             if isinstance(error, kind):
                 return why.format(url=self._url, error=error, name=type(error).__name__)
         return f"the connection broke: {type(error).__name__}"
+
+
+def _as_text(value: object) -> str | None:
+    """Return what a column of its type makes the value of; a column without a zone holds UTC."""
+    if isinstance(value, Moment):
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    return None if value is None else str(value)

@@ -114,21 +114,27 @@ def session_record(rows: Sequence[Row], *, handle: object = None) -> SessionReco
     if not rows:
         return None
     row = dict(zip(SESSION_FIELDS, rows[0][_OWN:], strict=False))
-    return session_of(row, _account(rows), handle=handle)
+    account, written = _account(rows), row["expiresAt"]
+    return session_of(row, account, handle=handle, written_expiry=written)
 
 
 def session_of(
-    row: Mapping[str, object], account: Account | None, *, handle: object = None
+    row: Mapping[str, object],
+    account: Account | None,
+    *,
+    handle: object = None,
+    written_expiry: object = None,
 ) -> SessionRecord:
     """Return the session whose SESSION_FIELDS are in *row*, of the user with this *account*.
 
-    An expiry that cannot be read is long past.
+    An expiry that cannot be read is long past. *written_expiry*: where it can be moved.
     """
     return SessionRecord(
         id=text(row.get("id")) or "",
         expires_at=_time(row.get("expiresAt")) or 0.0,
         account=account,
         active_organization_id=text(row.get("activeOrganizationId")) or None,
+        written_expiry=written_expiry,
         handle=handle,
     )
 

@@ -16,11 +16,13 @@ from sidecar.store.answers import Answers
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.handles import Handle
 from sidecar.store.statements import OWNER_ROWS
+from sidecar.store.values import as_written
+from sidecar.store.writes import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
-    from sidecar.store.base import Account, KeyRecord, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, Renewal, SessionRecord
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.records import Owner
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 Kind = Literal["key", "session"]
 Question = str
 """The name of a statement: those in `sidecar.store.statements.Statements`, and a store's own."""
+
+
+Writing = Literal["renew_session"]
+"""The names of those that write."""
 
 
 class Secret(tuple[Any, ...]):
@@ -90,7 +96,7 @@ class RowStore(ABC, Generic[D]):
         self._database: D | None = None
         self._opening: asyncio.Task[D] | None = None
         self._watching: Watcher | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     @abstractmethod
     async def _first(self) -> D:
@@ -111,6 +117,10 @@ class RowStore(ABC, Generic[D]):
     @abstractmethod
     async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, Sequence[Row]]:
         """Return the rows of the statement that *compose* gives, and the layout it was given."""
+
+    @abstractmethod
+    async def _change(self, writing: Writing, changes: Sequence[Change]) -> Sequence[bool]:
+        """Change rows, all or none; tell of each whether it was as it had been read."""
 
     @abstractmethod
     async def _bounded(self, work: Coroutine[None, None, _T]) -> _T:
@@ -164,6 +174,16 @@ class RowStore(ABC, Generic[D]):
         except LayoutError as error:
             raise StoreUnavailable(str(error)) from error
 
+    async def change(self, writing: Writing, changes: Sequence[Change]) -> Sequence[bool]:
+        """Change rows; tell of each whether it was, which it is not if it holds something else now.
+
+        Raises StoreUnavailable, WriteRefused.
+        """
+        try:
+            return await self._bounded(self._change(writing, changes))
+        except LayoutError as error:
+            raise StoreUnavailable(str(error)) from error
+
     async def _share(self, look: Callable[[], Coroutine[None, None, D]]) -> D:
         """Return what *look* finds; all that wait share one attempt, which goes on without them."""
         if self._opening is None:
@@ -186,10 +206,12 @@ class RowStore(ABC, Generic[D]):
             self._database = None
             self._later(database.close())
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
+    def _later(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run *work* to its end, for which `close` waits."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     @property
     def notifies(self) -> bool:
@@ -215,6 +237,9 @@ class RowStore(ABC, Generic[D]):
             return None
         layout, rows = await self.ask("find_session", Secret((token,)))
         return _session_record(layout, rows, Handle(hash(token)))
+
+    async def renew_sessions(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
+        return await self.change("renew_session", [_change(renewal) for renewal in renewals])
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         if not is_text(user_id + organization_id):
@@ -269,6 +294,15 @@ def _key_record(layout: Layout, rows: Sequence[Row], handle: Handle) -> KeyRecor
 
 def _session_record(_: Layout, rows: Sequence[Row], handle: Handle) -> SessionRecord | None:
     return records.session_record(rows, handle=handle)
+
+
+def _change(renewal: Renewal) -> Change:
+    seen = renewal.written_expiry
+    values = {
+        "expiresAt": as_written(renewal.expires_at, seen),
+        "updatedAt": as_written(renewal.updated_at, seen),
+    }
+    return Change(renewal.session_id, values, {"expiresAt": seen})
 
 
 def is_text(value: str) -> bool:

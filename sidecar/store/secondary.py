@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from sidecar.identity import CredentialKind
-    from sidecar.store.base import Account, Look
+    from sidecar.store.base import Account, Look, Renewal
     from sidecar.store.entries import KeyEntry, SessionEntry
     from sidecar.store.layout import Layout
     from sidecar.store.making import Rows
@@ -195,6 +195,10 @@ class SecondaryStore:
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         return await self._database.find_role(user_id, organization_id)
+
+    async def renew_sessions(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
+        # Of rows alone: what is kept here tells no expiry that could be moved.
+        return await self._database.renew_sessions(renewals)
 
     async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
         return await self._database.find_accounts(user_ids)

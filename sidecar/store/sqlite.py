@@ -1,6 +1,7 @@
-"""Better Auth's database in a SQLite file, read and never written.
+"""Better Auth's database in a SQLite file.
 
-Only an empty database is written to, once: `open` gives it Better Auth's tables.
+It is read through connections that cannot write. Who changes rows, as `change` does, connects for
+that alone; and an empty database is given Better Auth's tables, by `open`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store.base import LayoutError, StoreError, StoreTimeout, StoreUnavailable
+from sidecar.store.base import (
+    LayoutError,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    WriteRefused,
+)
 from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import Layout, detect
 from sidecar.store.notification import MISSING
@@ -23,8 +30,9 @@ from sidecar.store.sqlite_catalogue import STAMP, primary_code, tables_of, versi
 from sidecar.store.sqlite_migration import carry_out, plan
 from sidecar.store.sqlite_rereads import Rereading, compose_rereads
 from sidecar.store.sqlite_watch import SQLiteWatcher, notification_of
-from sidecar.store.statements import compose
+from sidecar.store.statements import compose, compose_updates, update_of
 from sidecar.store.values import date_form
+from sidecar.store.writer import change_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -33,7 +41,9 @@ if TYPE_CHECKING:
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
     from sidecar.store.readers import Row
-    from sidecar.store.rows import Compose, Decode, Kind, Question
+    from sidecar.store.rows import Compose, Decode, Kind, Question, Writing
+    from sidecar.store.statements import Update
+    from sidecar.store.writes import Change
 
 _T = TypeVar("_T")
 
@@ -46,6 +56,14 @@ _PASSING = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE
 
 _STALE = frozenset((sqlite3.SQLITE_ERROR, None))
 """Errors of a question that came too late: no such table, no such column; connection closed."""
+
+_REFUSED = frozenset(
+    (
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH),
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH),
+    )
+)
+"""Errors of a write that will not do for as long as nobody changes rights or tables."""
 
 # What says so in a comment alone is found by its ids as well.
 _WITH_ROWIDS = (
@@ -65,6 +83,7 @@ class _Database:
     layout: Layout
     sql: Mapping[str, str]
     """What is asked, by the question's name."""
+    updates: Mapping[Writing, Update]
     readers: Readers
 
     def close(self) -> Coroutine[None, None, None]:
@@ -79,7 +98,8 @@ class SQLiteStore(RowStore[_Database]):
     gone raises StoreUnavailable. So it is after an `open` that failed: every call tries again.
     Tables are made by `open` alone: a file that turns up empty later may still be on its way.
     Its threads end with `close` alone, which is due after an `open` that failed, too.
-    Memory: two connections, whatever the number of calls; calls wait for their turn.
+    Memory: two connections, whatever the number of calls, which wait for their turn; and one more
+    while rows are changed.
     """
 
     def __init__(
@@ -101,6 +121,7 @@ class SQLiteStore(RowStore[_Database]):
         self._monotonic = monotonic
         self._may_lack = may_lack
         self._create_tables = create_tables_if_empty
+        self._writing: asyncio.Task[list[bool]] | None = None
 
     async def _first(self) -> _Database:
         return await self._current(create=self._create_tables)
@@ -136,6 +157,26 @@ class SQLiteStore(RowStore[_Database]):
         statement = compose(database.layout, SQLiteDialect())
         return database.layout, await database.readers.fetch(statement, parameters)
 
+    async def _change(self, writing: Writing, changes: Sequence[Change]) -> Sequence[bool]:
+        # One at a time: a thread that hangs on a disk is not joined by others.
+        if self._writing is not None and not self._writing.done():
+            raise StoreUnavailable(f"{self._path}: the last write has not ended yet")
+        database = await self._current(create=False)
+        update = update_of(database.updates, writing)
+        rows = [update.parameters(change) for change in changes]
+        busy_s = self._timeout_s * _LOCK_SHARE
+        self._writing = self._later(
+            asyncio.to_thread(change_rows, self._path, busy_s, update.sql, rows)
+        )
+        try:
+            return await asyncio.shield(self._writing)
+        except sqlite3.Error as error:
+            if primary_code(error) in _REFUSED:
+                raise WriteRefused(f"{self._path}: {_named(error)}") from None
+            if primary_code(error) in _STALE:
+                self._retire(database, "it failed")
+            raise
+
     async def _current(self, *, create: bool) -> _Database:
         """Return the database that is at the path now, connected to anew where it is another."""
         if self._closed:
@@ -165,7 +206,8 @@ class SQLiteStore(RowStore[_Database]):
         with_rowids = {str(name) for (name,) in await readers.fetch(_WITH_ROWIDS, Secret())}
         sql = asdict(compose(layout, STAMP, SQLiteDialect()))
         sql |= compose_rereads(layout, STAMP, with_rowids)
-        return _Database(file, version, layout, sql, readers)
+        updates = compose_updates(layout, SQLiteDialect())
+        return _Database(file, version, layout, sql, updates, readers)
 
     async def _inspect(self) -> Findings:
         self._file()
@@ -267,7 +309,7 @@ class SQLiteStore(RowStore[_Database]):
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
                 why = "cannot be opened; in WAL mode its folder must be writable, for -wal and -shm"
             case _:
-                why = getattr(error, "sqlite_errorname", None) or type(error).__name__
+                why = _named(error)
         return StoreUnavailable(f"{self._path}: {why}")
 
     def _file(self) -> tuple[int, int]:
@@ -279,3 +321,8 @@ class SQLiteStore(RowStore[_Database]):
         if not stat.S_ISREG(found.st_mode):
             raise StoreUnavailable(f"{self._path}: not a file")
         return found.st_dev, found.st_ino
+
+
+def _named(error: sqlite3.Error) -> str:
+    """Return the error by its name alone: its text may quote what was read or written."""
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__

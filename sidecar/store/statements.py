@@ -1,4 +1,4 @@
-"""The SQL that asks for one key, session, owner or role: one statement each.
+"""The SQL that asks for one key, session, owner or role, and that writes: one statement each.
 
 A row begins with what `sidecar.store.records` reads of an account and one membership, goes on with
 the key or session itself, and ends with the store's own stamp; there is a row for each membership.
@@ -11,20 +11,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sidecar.store.base import MEMBERSHIPS_READ, REREAD
+from sidecar.store.base import MEMBERSHIPS_READ, REREAD, WriteRefused
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from sidecar.store.dialects import Dialect
+    from sidecar.store.dialects import Columns, Dialect
     from sidecar.store.layout import Layout
+    from sidecar.store.rows import Writing
+    from sidecar.store.writes import Change
 
 OWNER_ROWS = (MEMBERSHIPS_READ + 1) * REREAD
 """Memberships that are read with owners in one statement; with more they are asked one by one."""
 
 DOCUMENTS = frozenset(("metadata", "permissions"))
 """Columns that hold JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A statement that changes rows which still hold what was read of them."""
+
+    sql: str
+    table: str
+    """By Better Auth's name, as all columns."""
+    values: tuple[str, ...]
+    """Columns that it sets; only those that exist."""
+    seen: tuple[str, ...]
+    """Columns that must hold what was read."""
+
+    def parameters(self, change: Change) -> tuple[object, ...]:
+        """Return what the statement takes for one row, in its order."""
+        values = (change.values[name] for name in self.values)
+        return (*values, change.id, *(change.seen[name] for name in self.seen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,17 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
         ping=sql("SELECT", stamp),
         sample_dates=_sample_dates(layout),
     )
+
+
+def compose_updates(layout: Layout, dialect: Dialect) -> dict[Writing, Update]:
+    """Return the statements that change rows, by name; of tables that are there."""
+    if not layout.has_sessions:
+        return {}
+    return {
+        "renew_session": _update(
+            layout, dialect, "session", values=("expiresAt", "updatedAt"), seen=("expiresAt",)
+        )
+    }
 
 
 def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> str:
@@ -214,6 +245,26 @@ def _sample_dates(layout: Layout) -> str:
         if table in layout.tables
     )
     return sql("SELECT COALESCE(", ", ".join(samples), ")")
+
+
+def update_of(updates: Mapping[Writing, Update], writing: Writing) -> Update:
+    """Return a statement by its name. Raises WriteRefused where its table is not there."""
+    update = updates.get(writing)
+    if update is None:
+        raise WriteRefused("the table that is to be written is not there")
+    return update
+
+
+def _update(
+    layout: Layout, dialect: Dialect, table: str, *, values: Sequence[str], seen: Sequence[str]
+) -> Update:
+    there = tuple(name for name in values if name in layout.columns[table])
+
+    def columns(*names: str) -> Columns:
+        return [(layout.column(table, name), layout.type_of(table, name)) for name in names]
+
+    sql = dialect.update(layout.table(table), columns(*there), columns("id")[0], columns(*seen))
+    return Update(sql, table, there, tuple(seen))
 
 
 def columns_of(layout: Layout, table: str, alias: str) -> Callable[[str], str]:

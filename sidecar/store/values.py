@@ -97,6 +97,24 @@ def unix_time(value: object) -> float:
     return float(min(max(seconds, -_LATEST), _LATEST))
 
 
+def as_written(moment: float, like: object) -> object:
+    """Return a date, Unix seconds, in the form in which *like* is written; to the millisecond.
+
+    So a Moment for a Moment, a number of the same unit for a number; and ISO 8601 text in UTC, as
+    JavaScript writes it, for any other date.
+    """
+    if isinstance(like, Moment):
+        return Moment(round(moment, 3))
+    number = _number(like)
+    if number is None:
+        written = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+        return written.replace("+00:00", "Z")
+    units = int(moment) if abs(number) < _MILLISECONDS_FROM else round(moment * 1000)
+    if isinstance(like, float):
+        return float(units)
+    return units if isinstance(like, int) else str(units)
+
+
 def date_form(value: object) -> str | None:
     """Return in words how a date is written, None where it is none."""
     try:

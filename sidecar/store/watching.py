@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidecar.store.notification import Notification
 
     OnLook = Callable[[Look], None]
-    Later = Callable[[Coroutine[None, None, None]], None]
+    Later = Callable[[Coroutine[None, None, None]], object]
     """Has work done in the background; the store's `close` waits for it."""
 
 _T = TypeVar("_T")

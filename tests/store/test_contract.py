@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.identity import Quota
-from sidecar.store.base import MEMBERSHIPS_READ, Account, SessionRecord, StoreUnavailable
-from tests.database import FIRST_CREATION, FOREVER, LAYOUTS, BetterAuthDatabase, Raw
+from sidecar.store.base import (
+    MEMBERSHIPS_READ,
+    Account,
+    Renewal,
+    SessionRecord,
+    StoreUnavailable,
+)
+from tests.database import FIRST_CREATION, FOREVER, LAYOUTS, TABLES, BetterAuthDatabase, Raw
 from tests.postgres import ANY_VALUE, POSTGRES_LAYOUTS
 
 if TYPE_CHECKING:
     from sidecar.store.base import KeyRecord, Store
+    from tests.database import MadeSession
 
 UNKNOWN = b"\0" * 32
 STORAGES = [
@@ -635,6 +642,111 @@ class TestSession:
         assert session.account is None
 
 
+@pytest.mark.rows_alone
+class TestRenewal:
+    SOON = 1_900_000_000.25
+    LATER = 1_900_600_000.25
+
+    async def seen(self, store: Store, made: MadeSession) -> SessionRecord:
+        record = await store.find_session(made.token)
+        assert record is not None
+        return record
+
+    def renewal(self, record: SessionRecord) -> Renewal:
+        return Renewal(record.id, record.written_expiry, self.LATER, self.SOON)
+
+    def row(self, database: BetterAuthDatabase, session: str) -> list[tuple[object, ...]]:
+        columns = ", ".join(database.column(name) for name in TABLES["session"])
+        where = f"WHERE {database.column('id')} = '{session}'"
+        return database.execute(f"SELECT {columns} FROM {database.table('session')} {where}")
+
+    async def test_a_session_is_moved_in_the_stores_own_form(
+        self, store: Store, database: BetterAuthDatabase, acme: str, ada: str
+    ) -> None:
+        made = database.add_session(ada, acme, expiresAt=self.SOON, createdAt=1_800_000_000)
+        as_it_should = database.add_session(
+            ada, acme, expiresAt=self.LATER, createdAt=1_800_000_000, updatedAt=self.SOON
+        )
+
+        assert await store.renew_sessions([self.renewal(await self.seen(store, made))]) == [True]
+
+        ((_, *renewed),) = self.row(database, made.id)
+        ((_, *expected),) = self.row(database, as_it_should.id)
+        assert made.token in renewed
+        assert [each for each in renewed if each != made.token] == [
+            each for each in expected if each != as_it_should.token
+        ]
+        record = await self.seen(store, made)
+        assert abs(record.expires_at - self.LATER) < 1
+        assert record != await self.seen(store, as_it_should)
+
+    async def test_a_session_that_is_gone_stays_so(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = database.add_session(ada, expiresAt=self.SOON)
+        renewal = self.renewal(await self.seen(store, made))
+        database.remove("session", made.id)
+
+        assert await store.renew_sessions([renewal]) == [False]
+
+        assert self.row(database, made.id) == []
+
+    async def test_another_change_is_not_undone(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = database.add_session(ada, expiresAt=self.SOON)
+        renewal = self.renewal(await self.seen(store, made))
+        database.change("session", made.id, expiresAt=self.SOON - 3600)
+        changed = self.row(database, made.id)
+
+        assert await store.renew_sessions([renewal]) == [False]
+
+        assert self.row(database, made.id) == changed
+
+    async def test_one_renewal_counts_once(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = database.add_session(ada, expiresAt=self.SOON)
+        renewal = self.renewal(await self.seen(store, made))
+
+        assert await store.renew_sessions([renewal]) == [True]
+        assert await store.renew_sessions([renewal]) == [False]
+
+    async def test_each_of_many_is_told_in_its_place(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = [database.add_session(ada, expiresAt=self.SOON) for _ in range(20)]
+        untouched = database.add_session(ada, expiresAt=self.SOON)
+        before = self.row(database, untouched.id)
+        renewals = [self.renewal(await self.seen(store, each)) for each in made]
+        for each in made[::3]:
+            database.remove("session", each.id)
+
+        moved = await store.renew_sessions(renewals)
+
+        assert moved == [at % 3 != 0 for at in range(20)]
+        assert self.row(database, untouched.id) == before
+
+    async def test_a_session_that_cannot_be_read_back_is_not_moved(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        made = database.add_session(ada, expiresAt=self.SOON)
+        record = await self.seen(store, made)
+
+        moved = await store.renew_sessions(
+            [Renewal(made.id[::-1], record.written_expiry, self.LATER, self.SOON)]
+        )
+
+        assert moved == [False]
+
+    async def test_what_is_to_be_written_is_not_shown(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        record = await self.seen(store, database.add_session(ada, expiresAt=self.SOON))
+
+        assert "written_expiry" not in repr(record) + repr(self.renewal(record))
+
+
 class TestAccount:
     async def test_a_user_comes_with_what_it_belongs_to(
         self, store: Store, database: BetterAuthDatabase, acme: str, ada: str
@@ -728,6 +840,7 @@ class TestLifetime:
             store.ping(),
             store.find_key(UNKNOWN),
             store.find_session("token"),
+            store.renew_sessions([Renewal("session", 1, 2, 3)]),
             store.find_accounts(["user"]),
             store.find_role("user", "organization"),
         ):

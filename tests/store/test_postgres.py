@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from sidecar.settings import PostgresURL
-from sidecar.store.base import Account, LayoutError, StoreUnavailable
+from sidecar.store.base import Account, LayoutError, Renewal, StoreUnavailable, WriteRefused
 from sidecar.store.catalogue import examine
 from sidecar.store.connections import Closed, Connections
 from sidecar.store.dialects import PostgresDialect
@@ -292,6 +292,52 @@ class TestRights:
         await connections.close()
         with pytest.raises(Closed):
             await connections.fetch("SELECT 1", Secret())
+
+    async def test_renewal_needs_a_right_of_its_own_and_no_more(
+        self, database: PostgresDatabase, postgres_server: PostgresServer, reader: str
+    ) -> None:
+        made = database.add_session(database.add_user(), expiresAt=1_900_000_000)
+        session = database.table("session")
+        async with opened(replace(database.url, user=reader)) as store:
+            record = await store.find_session(made.token)
+            assert record is not None
+            renewal = Renewal(record.id, record.written_expiry, 1_900_600_000, 1_900_000_000)
+            with pytest.raises(WriteRefused) as caught:
+                await store.renew_sessions([renewal])
+            grant = f'GRANT UPDATE ("expiresAt", "updatedAt") ON {session} TO "reader"'
+            assert str(caught.value).endswith(
+                f": the role reader may not write what it has to: {grant}"
+            )
+
+            postgres_server.execute(grant)
+
+            assert await store.renew_sessions([renewal]) == [True]
+            assert await store.find_session(made.token) is not None
+
+    async def test_a_date_that_is_only_written_need_not_be_readable(
+        self, database: PostgresDatabase, postgres_server: PostgresServer, reader: str
+    ) -> None:
+        session = database.table("session")
+        needed = ", ".join(
+            database.column(name)
+            for name in ("id", "token", "userId", "expiresAt", "activeOrganizationId")
+        )
+        postgres_server.execute(f"REVOKE SELECT ON {session} FROM reader")
+        postgres_server.execute(f"GRANT SELECT ({needed}) ON {session} TO reader")
+        async with opened(replace(database.url, user=reader)) as store:
+            assert await store.find_session("token") is None
+
+    async def test_a_server_that_takes_no_writes_refuses(
+        self, database: PostgresDatabase, postgres_server: PostgresServer, reader: str
+    ) -> None:
+        """As a standby does."""
+        made = database.add_session(database.add_user(), expiresAt=1_900_000_000)
+        postgres_server.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+        async with opened(replace(database.url, user=reader)) as store:
+            record = await store.find_session(made.token)
+            assert record is not None
+            with pytest.raises(WriteRefused, match="SQLSTATE 25006"):
+                await store.renew_sessions([Renewal(record.id, record.written_expiry, 1, 1)])
 
     async def test_a_password_that_is_wrong_is_told_and_not_shown(
         self, database: PostgresDatabase, postgres_server: PostgresServer

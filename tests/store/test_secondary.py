@@ -14,7 +14,14 @@ import pytest
 
 from sidecar.observe.catalogue import STORE_FAILURES, STORE_QUERIES, STORE_UP
 from sidecar.settings import parse
-from sidecar.store.base import Account, DriverMissing, LayoutError, StoreUnavailable
+from sidecar.store.base import (
+    Account,
+    DriverMissing,
+    LayoutError,
+    Renewal,
+    StoreUnavailable,
+    WriteRefused,
+)
 from sidecar.store.entries import ENTRY_BYTES
 from sidecar.store.making import make_store
 from sidecar.store.postgres import PostgresStore
@@ -304,6 +311,23 @@ class TestSessionsInBoth:
             entries.revoke_sessions(ada, FOREVER)
             assert await store.find_session(made.token) is None
 
+    async def test_the_expiry_of_a_row_is_moved_and_that_of_an_entry_is_not_told(
+        self, database: BetterAuthDatabase, ada: str, entries: Entries
+    ) -> None:
+        made = database.add_session(ada, expiresAt=1_900_000_000)
+        entries.add("session", session(ada))
+        async with opened(database.path, entries.server) as store:
+            by_row = await store.find_session(made.token)
+            by_entry = await store.find_session("token")
+            assert by_row is not None
+            assert by_entry is not None
+            assert by_entry.written_expiry is None
+            renewal = Renewal(by_row.id, by_row.written_expiry, 1_900_600_000, 1_900_000_000)
+            assert await store.renew_sessions([renewal]) == [True]
+            moved = await store.find_session(made.token)
+        assert moved is not None
+        assert moved.expires_at == 1_900_600_000
+
     async def test_rows_are_left_alone_where_the_storage_alone_holds_sessions(
         self, database: BetterAuthDatabase, ada: str, entries: Entries
     ) -> None:
@@ -535,6 +559,8 @@ class TestLayout:
             async with opened(database.path, valkey_server) as store:
                 assert await store.find_session(made.token) is not None
                 assert await store.find_session("unknown") is None
+                with pytest.raises(WriteRefused, match="is not there"):
+                    await store.renew_sessions([Renewal("id", "then", 1, 1)])
                 assert "plural" not in layout or "plural table names" in await store.inspect()
 
     async def test_without_a_secondary_storage_it_is_missing(

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.store.base import LayoutError, StoreTimeout, StoreUnavailable
+from sidecar.store.base import LayoutError, Renewal, StoreTimeout, StoreUnavailable, WriteRefused
 from sidecar.store.dialects import SQLiteDialect
 from sidecar.store.layout import detect
 from sidecar.store.readers import Readers
 from sidecar.store.rows import Secret
 from sidecar.store.sqlite import SQLiteStore
-from sidecar.store.statements import compose
+from sidecar.store.statements import compose, compose_updates
 from tests.betterauth import DATABASES, copy_database
-from tests.database import BetterAuthDatabase, MadeKey
+from tests.database import BetterAuthDatabase, MadeKey, MadeSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+SOON = 1_900_000_000
 SHORT_S = 0.2
 """The timeout of stores that are going to run into it."""
 
@@ -719,6 +720,113 @@ async def test_a_change_that_a_crash_left_half_done_is_not_read(
     assert record.enabled
 
 
+class TestChanging:
+    """Rows are changed through a connection that is made for it."""
+
+    @pytest.fixture
+    def made(self, database: BetterAuthDatabase) -> MadeSession:
+        return database.add_session(database.add_user(), expiresAt=SOON)
+
+    async def renew(self, store: SQLiteStore, made: MadeSession) -> bool:
+        record = await store.find_session(made.token)
+        assert record is not None
+        (moved,) = await store.renew_sessions(
+            [Renewal(record.id, record.written_expiry, SOON + 3600, SOON)]
+        )
+        return moved
+
+    async def test_what_is_read_with_can_still_not_write(
+        self, database: BetterAuthDatabase, made: MadeSession
+    ) -> None:
+        async with opened(database.path) as store:
+            assert await self.renew(store, made)
+        readers = await Readers.open(database.path, 1, SHORT_S)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await readers.fetch('DELETE FROM "session"', Secret())
+        await readers.close()
+
+    async def test_a_database_that_another_process_writes_to_is_unavailable(
+        self, database: BetterAuthDatabase, made: MadeSession, writer: Writer
+    ) -> None:
+        async with opened(database.path, timeout_s=SHORT_S) as store:
+            writer.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match=r"sqlite: locked by another process$"):
+                await self.renew(store, made)
+            writer.execute("COMMIT")
+            assert await self.renew(store, made)
+
+    async def test_a_table_that_takes_no_change_refuses(
+        self, database: BetterAuthDatabase, made: MadeSession
+    ) -> None:
+        database.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON session BEGIN SELECT RAISE(ABORT, 'canary'); END"
+        )
+        async with opened(database.path) as store:
+            with pytest.raises(WriteRefused) as caught:
+                await self.renew(store, made)
+        assert str(caught.value) == f"{database.path}: SQLITE_CONSTRAINT_TRIGGER"
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+    async def test_all_of_a_batch_is_written_or_none(
+        self, database: BetterAuthDatabase, made: MadeSession
+    ) -> None:
+        other = database.add_session(database.add_user(), expiresAt=SOON)
+        before = database.execute("SELECT * FROM session ORDER BY id")
+        database.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON session"
+            f" WHEN new.id = '{other.id}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        async with opened(database.path) as store:
+            records = [await store.find_session(each.token) for each in (made, other)]
+            with pytest.raises(WriteRefused):
+                await store.renew_sessions(
+                    [
+                        Renewal(record.id, record.written_expiry, SOON + 3600, SOON)
+                        for record in records
+                        if record is not None
+                    ]
+                )
+        assert database.execute("SELECT * FROM session ORDER BY id") == before
+
+    async def test_tables_that_have_changed_are_read_anew(
+        self, database: BetterAuthDatabase, made: MadeSession
+    ) -> None:
+        async with opened(database.path) as store:
+            record = await store.find_session(made.token)
+            assert record is not None
+            renewal = Renewal(record.id, record.written_expiry, SOON + 3600, SOON)
+            database.execute('ALTER TABLE session RENAME COLUMN "updatedAt" TO "updated_at"')
+            with pytest.raises(StoreUnavailable):
+                await store.renew_sessions([renewal])
+            assert await store.renew_sessions([renewal]) == [True]
+
+    async def test_a_session_without_a_date_of_change_is_moved_too(
+        self, database: BetterAuthDatabase, made: MadeSession
+    ) -> None:
+        database.execute('ALTER TABLE session DROP COLUMN "updatedAt"')
+        async with opened(database.path) as store:
+            assert await self.renew(store, made)
+
+    async def test_a_write_that_hangs_is_given_up_and_joined_by_no_other(
+        self, database: BetterAuthDatabase, made: MadeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hangs, calls = threading.Event(), []
+
+        def change_rows(*arguments: object) -> list[bool]:
+            calls.append(arguments)
+            hangs.wait(10)
+            return [True]
+
+        monkeypatch.setattr("sidecar.store.sqlite.change_rows", change_rows)
+        async with opened(database.path, timeout_s=SHORT_S) as store:
+            with pytest.raises(StoreUnavailable, match="no answer within"):
+                await self.renew(store, made)
+            with pytest.raises(StoreUnavailable, match="the last write has not ended yet"):
+                await self.renew(store, made)
+            assert len(calls) == 1
+            hangs.set()
+
+
 class TestSecrets:
     async def test_no_log_shows_what_was_asked_for(
         self, database: BetterAuthDatabase, caplog: pytest.LogCaptureFixture
@@ -771,7 +879,13 @@ def test_no_question_reads_a_whole_table(folder: str, tmp_path: Path) -> None:
             for name in names
         }
         statements = compose(detect(catalogue), "1", SQLiteDialect())
-        for sql in (statements.find_key, statements.find_session, statements.find_role):
+        for sql in (
+            *(statements.find_key, statements.find_session),
+            *(
+                statements.find_role,
+                compose_updates(detect(catalogue), SQLiteDialect())["renew_session"].sql,
+            ),
+        ):
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?"))
             steps = [step for *_, step in plan]
             assert any(step.startswith("SEARCH") for step in steps)

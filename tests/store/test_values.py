@@ -232,3 +232,32 @@ class TestNothingIsTooOdd:
 
         assert CANARY not in "".join(traceback.format_exception(caught.value))
         assert CANARY not in repr(vars(caught.value))
+
+
+class TestWriting:
+    @pytest.mark.parametrize(
+        ("like", "written"),
+        [
+            pytest.param("2026-11-23T10:14:23.815Z", "2030-03-17T17:46:40.250Z", id="iso"),
+            pytest.param("2026-11-23 10:14:23", "2030-03-17T17:46:40.250Z", id="sql"),
+            pytest.param(1_795_428_863_815, 1_900_000_000_250, id="milliseconds"),
+            pytest.param(1_795_428_863, 1_900_000_000, id="seconds"),
+            pytest.param(1_795_428_863.0, 1_900_000_000.0, id="real"),
+            pytest.param("1795428863815", "1900000000250", id="text-of-milliseconds"),
+            pytest.param(values.Moment(1.5), values.Moment(1_900_000_000.25), id="moment"),
+        ],
+    )
+    def test_a_date_is_written_as_others_are(self, like: object, written: object) -> None:
+        made = values.as_written(1_900_000_000.25, like)
+
+        assert made == written
+        assert type(made) is type(written)
+
+    @given(
+        st.floats(1_000_000_000, 4_000_000_000),
+        st.sampled_from(["2026-11-23T10:14:23.815Z", 1_795_428_863_815, values.Moment(1.0)]),
+    )
+    def test_what_was_written_is_read_again_to_the_millisecond(
+        self, moment: float, like: object
+    ) -> None:
+        assert abs(values.unix_time(values.as_written(moment, like)) - moment) <= 0.001
