@@ -17,6 +17,7 @@ import uvloop
 from sidecar.auth.authenticator import Authenticator
 from sidecar.auth.cookie_cache import CookieCache
 from sidecar.auth.cookies import SessionCookies
+from sidecar.auth.renewal import Terms
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
 from sidecar.identity import PLAIN, Charge, Demand
@@ -389,6 +390,15 @@ def make_authenticator(
         cookie_cache=None
         if session.cookie_cache == "off"
         else CookieCache(session.cookie_cache, secrets, session.cookie_cache_version),
+        renewal=Terms(
+            session.expires_in,
+            session.update_age,
+            session.cookie_domain,
+            session.cookie_same_site,
+            session.cookie_secure,
+        )
+        if session.renew
+        else None,
     )
 
 

@@ -13,6 +13,7 @@ from sidecar.auth.cookies import SessionCookies
 from sidecar.auth.membership import Memberships, role_name
 from sidecar.auth.queries import Queries
 from sidecar.auth.refresher import Records, Refresher
+from sidecar.auth.renewal import Renewals
 from sidecar.auth.sessions import Sessions
 from sidecar.auth.signatures import Signatures
 from sidecar.auth.stand_ins import StandIns, end_of_session
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sidecar.auth.credentials import Presented
     from sidecar.auth.pending import Answer, Pending
     from sidecar.auth.queries import Neighbours
+    from sidecar.auth.renewal import Terms
     from sidecar.clock import Clock
     from sidecar.identity import Demand
     from sidecar.observe.metrics import Sample
@@ -52,7 +54,8 @@ class _Unsuspected:
 class Authenticator:
     """Decides on credentials: from memory where it can, else by asking the store.
 
-    Without a *cookie_cache* the store alone tells of sessions.
+    Without a *cookie_cache* the store alone tells of sessions; without terms of *renewal* they end
+    when they do.
     Memory: twice `entries` records of each kind at most, and a bounded number of queries.
     It belongs to the event loop in which `lookup` is first called.
     """
@@ -72,6 +75,7 @@ class Authenticator:
         clock: Clock,
         neighbours: Neighbours | None = None,
         cookie_cache: CookieCache | None = None,
+        renewal: Terms | None = None,
     ) -> None:
         self.fresh_s = fresh_s
         """How soon a change in the store is noticed, in seconds."""
@@ -80,11 +84,16 @@ class Authenticator:
         self._queries = queries = Queries(
             clock, self._background, neighbours or _Unsuspected(), doubt_s=fresh_s
         )
+        cookies, signatures = SessionCookies(cookie_prefix, cookie_name), Signatures(secrets)
+        self._renewals = (
+            None if renewal is None else Renewals(store, cookies, signatures, renewal, clock)
+        )
         self._clock = clock
         confirmations = self._confirmations = Confirmations()
         bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
         keys = RecordCache(queries, confirmations, clock, _KEYS, **bounds)
-        sessions = RecordCache(queries, confirmations, clock, _SESSIONS, **bounds)
+        kind = _SESSIONS if self._renewals is None else Kind(_ids_of, self._renewals.look_again_at)
+        sessions = RecordCache(queries, confirmations, clock, kind, **bounds)
         roles = RecordCache(queries, confirmations, clock, _ROLES, **bounds)
         self._caches: dict[str, RecordCache[Any]] = {
             "api_key": keys,
@@ -110,7 +119,6 @@ class Authenticator:
             clock,
             organization_field=organization_field,
         )
-        cookies, signatures = SessionCookies(cookie_prefix, cookie_name), Signatures(secrets)
         self._sessions = Sessions(
             store,
             sessions,
@@ -122,6 +130,7 @@ class Authenticator:
             stand_ins=None
             if cookie_cache is None
             else StandIns(cookies, signatures, cookie_cache, entries),
+            renewals=self._renewals,
             entries=entries,
         )
 
@@ -168,9 +177,14 @@ class Authenticator:
         yield STORE_CONFIRMED(self._clock.time() - age_s if age_s < inf else 0)
 
     async def close(self) -> None:
-        """Ask the store no more; who still waits is told that the sidecar is shutting down."""
+        """Ask the store no more; who still waits is told that the sidecar is shutting down.
+
+        Sessions that are to be renewed are, before it returns.
+        """
         self._queries.close()
         await self._background.close()
+        if self._renewals is not None:
+            await self._renewals.close()
 
 
 def _user_of(account: Account | None) -> str | None:

@@ -34,11 +34,15 @@ class SessionCookies:
 
     def __init__(self, prefix: str, name: str | None = None) -> None:
         """Take `advanced.cookiePrefix`, and the session cookie's own name where it has one."""
+        self._name = (
+            b"%b.session_token" % prefix.encode()
+            if name is None
+            else _without_browser_prefix(name.encode())
+        )
         namespace = re.escape(prefix.encode()) + rb"\."
         ours = namespace + rb"[^;]*+"
-        session = namespace + rb"session_token"
+        session = re.escape(self._name)
         if name is not None:
-            session = re.escape(_without_browser_prefix(name.encode()))
             # Chunks (`name.0`) and the cookies of the multi-session plugin go by its name.
             chunk_or_device = rb"(?:\.[0-9]++|_multi-[^;=]*+)?+"
             ours += rb"|" + session + chunk_or_device + _ANY_SPACE + rb"(?:=[^;]*+|(?=;)|\Z)"
@@ -53,6 +57,9 @@ class SessionCookies:
             + rb"session_data(?:\.(0|[1-9][0-9]{0,2}))?+"
             + _SPACE
             + rb"=([^;]*+)"
+        )
+        self._dont_remember = re.compile(
+            rb";" + _SPACE + rb"(__Host-|__Secure-|)" + namespace + rb"dont_remember=([^;]*+)"
         )
         self._ours = re.compile(rb";" + _ANY_SPACE + rb"(?:__Host-|__Secure-)?+(?:" + ours + rb")")
 
@@ -69,6 +76,19 @@ class SessionCookies:
         value: bytes = found[0][1]
         return value.strip(b" \t")
 
+    def find_whole(self, lines: Sequence[bytes]) -> tuple[bytes, bytes]:
+        """Return name and raw value of the session cookie, which stands in these *lines*."""
+        guard, value = min(self._session.findall(_joined(lines)), key=_preference)
+        return guard + self._name, value.strip(b" \t")
+
+    def find_dont_remember(self, lines: Sequence[bytes]) -> bytes | None:
+        """Return the raw value of the cookie that says that the session is not to be kept."""
+        text = _joined(lines)
+        for guard, value in self._dont_remember.findall(text):
+            if guard == self._guard(text):
+                return bytes(value).strip(b" \t")
+        return None
+
     def find_data(self, lines: Sequence[bytes]) -> bytes | None:
         """Return the session's data that goes with its cookie in these *lines*, decoded.
 
@@ -76,16 +96,21 @@ class SessionCookies:
         and where it is longer than DATA_BYTES or in more than CHUNKS.
         """
         text = _joined(lines)
-        prefix = min(self._session.findall(text), key=_preference)[0]
+        own = self._guard(text)
         found: dict[bytes, bytes] = {}
         for guard, index, value in self._data.findall(text):
-            if guard == prefix:
+            if guard == own:
                 found.setdefault(index, value.strip(b" \t"))
         whole = found.pop(b"", b"")
         chunks = [whole] if whole else [found[index] for index in sorted(found, key=int)]
         if not 0 < len(chunks) <= CHUNKS or sum(map(len, chunks)) > DATA_BYTES:
             return None
         return b"".join(map(decoded, chunks))
+
+    def _guard(self, text: bytes) -> bytes:
+        """Return the browser prefix of the session cookie, with which its companions go."""
+        guard: bytes = min(self._session.findall(text), key=_preference)[0]
+        return guard
 
     def strip(self, line: bytes) -> bytes | None:
         """Return *line* without Better Auth's cookies; None when no other is left.

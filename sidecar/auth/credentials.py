@@ -35,6 +35,7 @@ class Presented:
         "known",
         "organizations",
         "session_name",
+        "set_cookie",
     )
 
     def __init__(
@@ -66,6 +67,8 @@ class Presented:
         """The same of the session cookie, once its signature was found right."""
         self.admission: Admission | None = None
         """The last admission, for the next request that presents the very same."""
+        self.set_cookie = b""
+        """Fields that the next response is to carry, a CRLF before each: they hold the cookie."""
 
 
 class Admission:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sidecar.auth.credentials import Presented
     from sidecar.auth.membership import Memberships, Seat
     from sidecar.auth.pending import Answer, Pending
+    from sidecar.auth.renewal import Renewals
     from sidecar.auth.signatures import Signatures
     from sidecar.auth.stand_ins import Said, StandIns
     from sidecar.clock import Clock
@@ -57,6 +58,7 @@ class Sessions(Verifier[SessionRecord]):
         cookies: SessionCookies,
         signatures: Signatures,
         stand_ins: StandIns | None,
+        renewals: Renewals | None,
         entries: int,
     ) -> None:
         super().__init__(cache, memberships, background, clock)
@@ -64,6 +66,7 @@ class Sessions(Verifier[SessionRecord]):
         self._cookies = cookies
         self._signatures = signatures
         self._stand_ins = stand_ins
+        self._renewals = renewals
         # Cookies whose signature was right, to the name of their session: one session can be
         # written in any number of ways, and none of them may take another's room in the cache.
         self._verified: FIFOCache[bytes, bytes] = FIFOCache(entries)
@@ -164,6 +167,8 @@ class Sessions(Verifier[SessionRecord]):
     ) -> Answer:
         if demand.roles and demand.roles.isdisjoint(seat.roles):
             return ROLE_MISSING
+        if self._renewals is not None:
+            self._renewals.consider(record, presented)
         return seat.answer
 
 

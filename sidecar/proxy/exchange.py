@@ -144,6 +144,8 @@ class Exchange:
     _stream: OpenStream | None = None
     _persist = True
     _origin = b""
+    _set_cookie = b""
+    """Fields of the response that set the session's cookie again, before the upstream's own."""
     _client_address: str | None = None
     """Where it is not the peer's."""
     _status = 0
@@ -261,7 +263,13 @@ class Exchange:
             self._client.deadline = _FOREVER  # the store has a timeout of its own
             outcome.then(self._on_decided_later)
         else:
+            if presented.set_cookie:
+                self._take_cookie(presented)
             self._on_decided(outcome)
+
+    def _take_cookie(self, presented: Presented) -> None:
+        """Have the response set the session's cookie; no other of this session does."""
+        self._set_cookie, presented.set_cookie = presented.set_cookie, b""
 
     def _is_cross_site(self, head: RequestHead) -> bool:
         """Whether a page of another site makes a browser change something here."""
@@ -277,6 +285,9 @@ class Exchange:
 
     def _on_decided_later(self, outcome: Identity | Refusal) -> None:
         self._pending = None
+        presented = self._head.presented
+        if presented is not None and presented.set_cookie:
+            self._take_cookie(presented)
         try:
             self._on_decided(outcome)
         except Exception:
@@ -515,6 +526,8 @@ class Exchange:
         self._status = head.status
         self._upstream_answered = self._plane.clock.monotonic()
         self._is_tunnel = True
+        if self._set_cookie:
+            head.fields = self._set_cookie + head.fields
         self._out.append(
             b"%b%b%bx-request-id: %b\r\n%b\r\n"
             % (head.status_line, head.fields, _WEBSOCKET, self._request_id, self._limit_lines())
@@ -530,6 +543,8 @@ class Exchange:
         """Pass on a response that came with all that belongs to it."""
         self._status = head.status
         self.bytes_out = len(body)
+        if self._set_cookie:
+            head.fields = self._set_cookie + head.fields
         decision = self._decision
         raw = b"%b%bx-request-id: %b\r\n%b%b\r\n%b" % (
             head.status_line,
@@ -548,6 +563,8 @@ class Exchange:
         if is_event_stream(head.fields):
             self._is_event_stream = True
             self._watch_credential(has_events=True, has_length=length_known)
+        if self._set_cookie:
+            head.fields = self._set_cookie + head.fields
         framing = b""
         if not length_known:
             if self._head.version == "1.1":

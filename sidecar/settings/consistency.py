@@ -16,7 +16,7 @@ from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.settings.names import BUDGET_NAME, PASSWORD, PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.quantities import DURATION
-from sidecar.settings.sections import Admin, Limits, Listen, Route, Section
+from sidecar.settings.sections import Admin, Limits, Listen, Route, Section, Session
 from sidecar.settings.valkey_urls import VALKEY_URL
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _unknown_upstreams(tree)
     yield from _paths_served_twice(tree)
     yield from _sessions_without_secrets(tree)
+    yield from _renewal_at_every_turn(tree)
     yield from _demands_on_nobody(tree)
     yield from _budgets_of_two_sizes(tree)
     yield from _costs_that_nobody_can_pay(tree)
@@ -91,6 +92,20 @@ def _sessions_without_secrets(tree: Tree) -> Iterator[Mistake]:
             ("session", "secrets"),
             f"needs Better Auth's secret: routes[{admitting[0]}] admits sessions",
         )
+
+
+def _renewal_at_every_turn(tree: Tree) -> Iterator[Mistake]:
+    """A session that is as old as it may get would be due however young it is."""
+    place: Place = ("session", "update_age")
+    written = value_at(tree, ("session",))
+    if not isinstance(written, dict):
+        return
+    lasts_s, age_s = (
+        _valid(DURATION, written.get(name, Session.model_fields[name].default))
+        for name in ("expires_in", "update_age")
+    )
+    if lasts_s is not None and age_s is not None and age_s >= lasts_s:
+        yield place, "must be shorter than session.expires_in"
 
 
 def _demands_on_nobody(tree: Tree) -> Iterator[Mistake]:

@@ -108,6 +108,11 @@ STORE_NAME = Form(
 COOKIE_NAME = Form(
     "cookie name", 'a cookie\'s name, such as "better-auth", without spaces', _read_cookie_name
 )
+COOKIE_DOMAIN = text_matching(
+    "cookie domain",
+    'a domain such as ".example.com"',
+    r"\.?(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}",
+)
 METHOD = text_matching("method", 'an HTTP method in capitals, such as "GET"', r"[A-Z][A-Z-]{0,31}")
 ROLE = Form("role", "one role, without commas", _read_role)
 PATH = Form(
@@ -147,6 +152,7 @@ KeyHeader = Annotated[str, KEY_HEADER]
 """In lower case."""
 StoreName = Annotated[str, STORE_NAME]
 CookieName = Annotated[str, COOKIE_NAME]
+CookieDomain = Annotated[str, COOKIE_DOMAIN]
 Method = Annotated[str, METHOD]
 Role = Annotated[str, ROLE]
 RoutePath = Annotated[str, PATH]

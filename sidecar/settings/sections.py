@@ -24,6 +24,7 @@ from sidecar.settings.addresses import (
 from sidecar.settings.forms import NOT_OF_FORM, SWITCH, TEXT, whole_number, whole_number_or
 from sidecar.settings.names import (
     BudgetName,
+    CookieDomain,
     CookieName,
     InternalToken,
     KeyHeader,
@@ -194,6 +195,24 @@ class Session(Section):
     )
     trusted_origins: tuple[Origin, ...] = setting(
         (), "other sites whose pages may make changes with the cookie"
+    )
+    renew: Annotated[bool, SWITCH] = setting(
+        False,
+        "whether a session in use is moved when it gets old, as Better Auth's `getSession` does:"
+        " its row, and the cookie on the response",
+    )
+    expires_in: Duration = setting("7d", "renewal: Better Auth's `session.expiresIn`")
+    update_age: Duration = setting(
+        "1d", "renewal: Better Auth's `session.updateAge`; sessions older than this are moved"
+    )
+    cookie_domain: CookieDomain | None = setting(
+        None, "renewal: `Domain` of the cookie, where `crossSubDomainCookies` gives it one"
+    )
+    cookie_same_site: Literal["lax", "strict", "none"] = setting(
+        "lax", "renewal: `SameSite` of the cookie"
+    )
+    cookie_secure: Annotated[bool, SWITCH] = setting(
+        False, "renewal: whether the cookie is `Secure` even where its name does not say so"
     )
     cookie_cache: Literal["off", "compact", "jwt", "jwe"] = setting(
         "off",

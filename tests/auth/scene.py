@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sidecar.auth.cookie_cache import Form
     from sidecar.auth.pending import Answer
+    from sidecar.auth.renewal import Terms
 
 SECRET = b"a secret of the tests"
 KEY = "kuOYVbKqNRmZcjHvdWfTgsEiPxLAaQyDpBzMhJnwXlCrtFeGSIoUkuOYVbKqNRmZ"
@@ -73,6 +74,7 @@ class Scene:
         negative_s: float = 10.0,
         failures: int = 60,
         cookie_cache: Form | None = None,
+        renewal: Terms | None = None,
     ) -> None:
         """Fresh for 1 s, stale for 300 s."""
         self.clock = ManualClock()
@@ -91,6 +93,7 @@ class Scene:
             clock=self.clock,
             neighbours=self.failures,
             cookie_cache=None if cookie_cache is None else CookieCache(cookie_cache, secrets, "1"),
+            renewal=renewal,
         )
 
     def put_key(self, **changes: Any) -> None:

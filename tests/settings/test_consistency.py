@@ -244,6 +244,27 @@ def test_listeners_that_do_not_meet_stand_side_by_side(head: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "session",
+    [
+        pytest.param('update_age = "7d"', id="the-default"),
+        pytest.param('expires_in = "24h"', id="of-the-default"),
+        pytest.param('expires_in = "1h"\nupdate_age = "2h"', id="both"),
+    ],
+)
+def test_a_young_session_is_not_due(session: str) -> None:
+    problem = problem_in(config(f"[session]\n{session}"))
+    assert str(problem).startswith("session.update_age: must be shorter than session.expires_in")
+    read(config('[session]\nexpires_in = "25h"'))
+
+
+@pytest.mark.parametrize("domain", ["localhost", ".test", "a..b", "a.b; Secure", "*.a.b", ""])
+def test_a_cookies_domain_is_one(domain: str) -> None:
+    read(config('[session]\ncookie_domain = ".example.com"'))
+    problem = problem_in(config(f'[session]\ncookie_domain = "{domain}"'))
+    assert "must be a domain such as" in str(problem)
+
+
+@pytest.mark.parametrize(
     ("url", "section"),
     [
         pytest.param("http://127.0.0.1:8080", "listen", id="any-host-by-loopback"),
@@ -303,6 +324,7 @@ def test_an_empty_table_for_tls_is_no_mistake() -> None:
         "admin.host = 2",
         "admin.port = 'x'",
         "session = []",
+        "session.update_age = 1",
         "upstreams.a = 3",
         "upstreams.a.urls = 4",
         "upstreams.a.urls = [5]",
