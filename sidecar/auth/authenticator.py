@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.identity import Demand
     from sidecar.observe.metrics import Sample
-    from sidecar.store.base import Account, KeyRecord, SessionRecord, Store
+    from sidecar.store.base import Account, KeyRecord, Look, SessionRecord, Store
 
 
 class _Unsuspected:
@@ -101,16 +101,6 @@ class Authenticator:
             "membership": roles,
         }
         memberships = Memberships(store, roles)
-        self._refresher = Refresher(
-            queries,
-            confirmations,
-            self._background,
-            clock,
-            keys=Records(keys, reread=store.reread_keys),
-            sessions=Records(sessions, reread=store.reread_sessions),
-            roles=Records(roles, ask_again=memberships.ask_again),
-            fresh_s=fresh_s,
-        )
         self._api_keys = ApiKeys(
             store,
             keys,
@@ -133,6 +123,19 @@ class Authenticator:
             renewals=self._renewals,
             entries=entries,
         )
+        self._refresher = Refresher(
+            queries,
+            confirmations,
+            self._background,
+            clock,
+            keys=Records(keys, reread=store.reread_keys),
+            sessions=Records(
+                sessions,
+                reread=store.reread_sessions if cookie_cache is None else self._sessions.reread,
+            ),
+            roles=Records(roles, ask_again=memberships.ask_again),
+            fresh_s=fresh_s,
+        )
 
     def lookup(self, demand: Demand, presented: Presented, now: float) -> Answer | Pending:
         """Return the identity behind what was *presented* at *now* (monotonic), or a refusal.
@@ -151,7 +154,12 @@ class Authenticator:
 
     def start(self) -> None:
         """Follow what changes in the store, until `close`."""
-        self._background.start(self._store.watch(self._refresher.on_look))
+        self._background.start(self._store.watch(self._on_look))
+
+    def _on_look(self, look: Look) -> None:
+        for session_id in look.changes.sessions:
+            self._sessions.take_id(session_id)
+        self._refresher.on_look(look)
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Have *call* called when a credential that was let in may not be any more.

@@ -222,6 +222,18 @@ class RecordCache(Generic[R]):
             # Another's question, and asked so long before that its answer was too old on arrival.
             load = self._load(load.key, load.question)
 
+    def drop(self, record_id: str, is_meant: Callable[[R], bool]) -> None:
+        """Forget the records of this id that are meant."""
+        meant = [
+            entry
+            for entry in map(self._entries.__getitem__, self._by_id.names(record_id))
+            if is_meant(entry.record)
+        ]
+        for entry in meant:
+            self._remove(entry)
+        if meant:
+            self.on_change()
+
     # For who keeps the records fresh
 
     def in_use(self, now: float) -> list[Entry[R]]:

@@ -9,6 +9,7 @@ from cachetools import FIFOCache
 
 from sidecar.auth.credentials import cookie_digest, token_digest
 from sidecar.auth.membership import is_banned
+from sidecar.auth.stand_ins import is_stand_in
 from sidecar.auth.verifier import Verifier
 from sidecar.errors import (
     CROSS_SITE,
@@ -84,7 +85,7 @@ class Sessions(Verifier[SessionRecord]):
         if self._stand_ins is not None:
             said = self._stand_ins.find(value, presented.cookies, self._clock.time())
             if said is not None:
-                return self._look_up_stand_in(said, demand, presented, now)
+                return self._look_up_stand_in(said, value, demand, presented, now)
         cookie = cookie_digest(value)
         key = self._verified.get(cookie)
         if key is not None:
@@ -99,28 +100,65 @@ class Sessions(Verifier[SessionRecord]):
         question = partial(self._find, token)
         return self._look_up(key, question, demand, presented, now)
 
+    async def reread(self, seen: Sequence[SessionRecord]) -> Sequence[SessionRecord | None]:
+        """Return each of these records as it is now, as `Store.reread_sessions` does.
+
+        Of a session that a cookie told of, the user is read again.
+        """
+        rows = [record for record in seen if not is_stand_in(record)]
+        read = await self._store.reread_sessions(rows) if rows else ()
+        for before, after in zip(rows, read, strict=True):
+            if not self._goes_on(after):
+                self.take_id(before.id)
+        users = {record.said.session.user_id for record in seen if is_stand_in(record)}
+        accounts = await self._store.find_accounts(users) if users else {}
+        again = iter(read)
+        return [
+            record.said.about(accounts[record.said.session.user_id])
+            if is_stand_in(record)
+            else next(again)
+            for record in seen
+        ]
+
+    def take_id(self, session_id: str) -> None:
+        """Take that the database has told of a change of this session, or of its end."""
+        if self._stand_ins is not None:
+            self._stand_ins.take_id(session_id)
+            self._cache.drop(session_id, is_stand_in)
+
     async def _find(self, token: str) -> SessionRecord | None:
         record = await self._store.find_session(token)
         if self._stand_ins is not None and not self._goes_on(record):
-            self._stand_ins.end(token)
+            session_id = self._stand_ins.take_token(token)
+            if session_id is not None:
+                self._cache.drop(session_id, is_stand_in)
         return record
 
     def _goes_on(self, record: SessionRecord | None) -> bool:
         return record is not None and record.expires_at > self._clock.time()
 
     def _look_up_stand_in(
-        self, said: Said, demand: Demand, presented: Presented, now: float
+        self, said: Said, value: bytes, demand: Demand, presented: Presented, now: float
     ) -> Answer | Pending:
         presented.session_name = said.name
         entry = self._cache.recent(said.name, now)
         if entry is not None:
             return self._decide_again(entry, demand, presented, now)
-        return self._look_up(said.name, partial(self._vouch, said), demand, presented, now)
+        question = partial(self._vouch, said, value)
+        return self._look_up(said.name, question, demand, presented, now)
 
-    async def _vouch(self, said: Said) -> SessionRecord:
-        """Return the session that a cookie tells of, with what the store knows of its user."""
+    async def _vouch(self, said: Said, value: bytes) -> SessionRecord | None:
+        """Return the session that a cookie tells of, with what the store knows of its user.
+
+        If the database has told of the session meanwhile, it is the row's, by the cookie's *value*.
+        """
+        assert self._stand_ins is not None  # noqa: S101 - it said so
         user_id = said.session.user_id
-        return said.about((await self._store.find_accounts([user_id]))[user_id])
+        record = said.about((await self._store.find_accounts([user_id]))[user_id])
+        token = self._signatures.signed_text(value)
+        if token is not None and self._stand_ins.has_been_told_of(said):
+            return await self._find(token)
+        return record
 
     def _unfit(self, record: SessionRecord, presented: Presented) -> Refusal | None:
         now = self._clock.time()

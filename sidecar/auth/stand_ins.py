@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeGuard
 
 from cachetools import FIFOCache
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class StandIn(SessionRecord):
     """A session by its cookie's word alone; its user by the store's."""
 
-    stands_until: float = 0.0
-    """Unix seconds at which the database decides again."""
+    said: Said = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +36,17 @@ class Said:
 
     def about(self, account: Account | None) -> StandIn:
         """Return the record of this session, whose user has this *account*."""
+        session = self.session
         return StandIn(
-            self.session.id,
-            self.session.expires_at,
-            account,
-            self.session.active_organization_id,
-            stands_until=self.session.stands_until,
+            session.id, session.expires_at, account, session.active_organization_id, said=self
         )
 
 
 class StandIns:
     """Finds what may stand in, and remembers what it found.
 
-    What the database has said to be over is believed of no cookie any more.
-    Memory: twice *entries*, of digests and ids.
+    A session that the database has told to be over, or to have changed, is its to decide on from
+    then on, whatever a cookie says. Memory: three times *entries*, of digests and ids.
     """
 
     def __init__(
@@ -60,7 +56,9 @@ class StandIns:
         self._signatures = signatures
         self._cache = cache
         self._read: FIFOCache[bytes, Said | None] = FIFOCache(entries)
-        self._over: FIFOCache[bytes, None] = FIFOCache(entries)
+        self._ids: FIFOCache[bytes, str] = FIFOCache(entries)
+        # Names of tokens, and ids of sessions.
+        self._told: FIFOCache[bytes | str, None] = FIFOCache(entries)
 
     def find(self, value: bytes, lines: Sequence[bytes], now: float) -> Said | None:
         """Return what stands in for the session of the cookie *value* in *lines* at *now*, Unix.
@@ -75,13 +73,26 @@ class StandIns:
             said = self._read[name]
         except KeyError:
             said = self._read[name] = self._believed(value, data)
-        if said is None or now >= said.session.stands_until or said.token_name in self._over:
+        if said is None or now >= said.session.stands_until or self.has_been_told_of(said):
             return None
         return said
 
-    def end(self, token: str) -> None:
-        """Take that the database knows no session of *token*, or none that has not ended."""
-        self._over[token_digest(token.encode())] = None
+    def has_been_told_of(self, said: Said) -> bool:
+        """Whether the database decides on this session."""
+        return said.token_name in self._told or said.session.id in self._told
+
+    def take_token(self, token: str) -> str | None:
+        """Take that the database has no session of *token*, or none that goes on.
+
+        Return the session's id, if a cookie told it.
+        """
+        name = token_digest(token.encode())
+        self._told[name] = None
+        return self._ids.get(name)
+
+    def take_id(self, session_id: str) -> None:
+        """Take that the database has told of a change of this session, or of its end."""
+        self._told[session_id] = None
 
     def _believed(self, value: bytes, data: bytes) -> Said | None:
         token = self._signatures.signed_text(value)
@@ -91,6 +102,7 @@ class StandIns:
         if session is None:
             return None
         token_name = token_digest(token.encode())
+        self._ids[token_name] = session.id
         # By what it says, not by how: one cookie can be written in any number of ways, and none of
         # them may take another session's room in the cache.
         return Said(stand_in_digest(token_name, repr(session).encode()), token_name, session)
@@ -98,4 +110,9 @@ class StandIns:
 
 def end_of_session(record: SessionRecord) -> float:
     """Return the Unix seconds until which a session's record may be served."""
-    return record.stands_until if isinstance(record, StandIn) else record.expires_at
+    return record.said.session.stands_until if is_stand_in(record) else record.expires_at
+
+
+def is_stand_in(record: SessionRecord) -> TypeGuard[StandIn]:
+    """Tell whether a cookie told of this session."""
+    return isinstance(record, StandIn)

@@ -222,6 +222,20 @@ class TestAlgorithms:
     def test_a_jwe_by_another_algorithm_is_not_believed(self, header: dict[str, Any]) -> None:
         assert cache("jwe").read(encrypted(payload(CLOCK), ENDS_AT, **header), TOKEN) is None
 
+    @pytest.mark.parametrize("field", ["cty", "jku", "x5u"])
+    @pytest.mark.parametrize("form", ["jwt", "jwe"])
+    def test_a_header_that_asks_for_more_is_not_believed(self, form: Form, field: str) -> None:
+        header: dict[str, Any] = {field: "https://keys.example.test"}
+        made = {"jwt": jwt, "jwe": encrypted}[form]
+        value = made(payload(CLOCK), ENDS_AT, **header)
+        assert cache(form).read(value, TOKEN) is None
+
+    def test_a_jwe_with_an_encrypted_key_is_not_believed(self) -> None:
+        """RFC 7518 section 4.5: there is none. Nothing authenticates this part but its absence."""
+        good = encrypted(payload(CLOCK), ENDS_AT)
+        for key in (b"AAAA", b"e30"):
+            assert cache("jwe").read(good.replace(b"..", b".%b." % key), TOKEN) is None
+
     def test_who_made_a_token_may_name_its_key(self) -> None:
         value = encrypted(payload(CLOCK), ENDS_AT, kid="any", typ="JWT")
         assert cache("jwe").read(value, TOKEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,14 +12,16 @@ from sidecar import errors
 from sidecar.auth.cookie_cache import Form
 from sidecar.auth.credentials import Presented
 from sidecar.identity import Identity
-from sidecar.store.base import Account
+from sidecar.store.base import Account, Changes, Look
 from tests.auth.scene import (
     ACCOUNT,
     ANY,
     TOKEN,
     Scene,
     session_record,
+    settled,
     signed,
+    turns,
     with_key,
     with_session,
 )
@@ -248,3 +251,147 @@ async def test_no_digest_of_data_is_a_token(scene: Scene, form: Form) -> None:
     """Names of what cookies said and names of sessions are kept apart."""
     await scene.admit(with_data(scene, form))
     assert await scene.refuse(with_session()) is errors.SESSION_UNKNOWN
+
+
+class TestLooks:
+    """What the store tells of changes reaches sessions that cookies told of."""
+
+    async def watch(self, scene: Scene) -> None:
+        scene.authenticator.start()
+        await turns()
+        await self.tell(scene, Changes(everything=True))
+
+    async def tell(self, scene: Scene, changes: Changes) -> None:
+        assert scene.store.on_look is not None
+        scene.store.on_look(Look(changes, scene.clock.monotonic()))
+        await scene.idle()
+
+    async def test_while_nothing_changes_nothing_is_asked(self, scene: Scene, form: Form) -> None:
+        presented = with_data(scene, form)
+        await self.watch(scene)
+        await scene.admit(presented)
+        for _ in range(100):
+            scene.clock.advance(0.5)
+            await self.tell(scene, Changes())
+            assert isinstance(scene.from_memory(presented), Identity)
+        assert scene.store.queries == 1
+
+    async def test_the_data_ends_when_it_does(self, scene: Scene, form: Form) -> None:
+        presented = with_data(scene, form, lasts_s=10)
+        await self.watch(scene)
+        await scene.admit(presented)
+        for _ in range(19):
+            scene.clock.advance(0.5)
+            await self.tell(scene, Changes())
+            assert isinstance(scene.from_memory(presented), Identity)
+        scene.clock.advance(0.5)
+        assert await scene.refuse(presented) is errors.SESSION_UNKNOWN
+
+    async def test_a_sign_out_that_is_told_counts_at_once(self, scene: Scene, form: Form) -> None:
+        presented = with_data(scene, form)
+        await self.watch(scene)
+        await scene.admit(presented)
+        told: list[bool] = []
+        scene.authenticator.on_change(lambda: told.append(True))
+        await self.tell(scene, Changes(sessions=frozenset({"session-1"})))
+        assert await scene.refuse(presented) is errors.SESSION_UNKNOWN
+        assert told
+        scene.clock.advance(60)
+        assert await scene.refuse(with_data(scene, form)) is errors.SESSION_UNKNOWN
+
+    async def test_a_change_that_is_told_leaves_it_to_the_database(
+        self, scene: Scene, form: Form
+    ) -> None:
+        presented = with_data(scene, form)
+        await self.watch(scene)
+        await scene.admit(presented)
+        scene.put_session(active_organization_id="globex")
+        await self.tell(scene, Changes(sessions=frozenset({"session-1"})))
+        assert (await scene.admit(presented)).organization_id == "globex"
+
+    async def test_what_is_told_while_the_store_is_asked_counts(
+        self, scene: Scene, form: Form
+    ) -> None:
+        """The account is on its way, and the session ends."""
+        presented = with_data(scene, form)
+        await self.watch(scene)
+        scene.store.gate = asyncio.get_running_loop().create_future()
+        pending = scene.look(presented)
+        await turns()
+        await self.tell(scene, Changes(sessions=frozenset({"session-1"})))
+        scene.store.gate.set_result(None)
+        assert await settled(pending) is errors.SESSION_UNKNOWN
+        assert await scene.refuse(presented) is errors.SESSION_UNKNOWN
+
+    async def test_a_sign_out_is_remembered_from_before_the_cookie_came(
+        self, scene: Scene, form: Form
+    ) -> None:
+        await self.watch(scene)
+        await self.tell(scene, Changes(sessions=frozenset({"session-1"})))
+        assert await scene.refuse(with_data(scene, form)) is errors.SESSION_UNKNOWN
+
+    @pytest.mark.parametrize(
+        "changes",
+        [Changes(users=frozenset({"ada"})), Changes(everything=True)],
+        ids=["of-the-user", "of-anything"],
+    )
+    @pytest.mark.parametrize(
+        ("account", "refusal"),
+        [
+            pytest.param(replace(ACCOUNT, banned=True), errors.USER_BANNED, id="banned"),
+            pytest.param(Account("ada"), errors.NOT_A_MEMBER, id="left"),
+            pytest.param(None, errors.SESSION_UNKNOWN, id="gone"),
+        ],
+    )
+    async def test_a_change_of_the_user_counts(
+        self,
+        scene: Scene,
+        form: Form,
+        changes: Changes,
+        account: Account | None,
+        refusal: errors.Refusal,
+    ) -> None:
+        presented = with_data(scene, form)
+        await self.watch(scene)
+        await scene.admit(presented)
+        if account is None:
+            scene.store.remove_account("ada")
+        else:
+            scene.store.put_account(account)
+        scene.clock.advance(0.5)
+        await self.tell(scene, changes)
+        assert scene.from_memory(presented) is refusal
+
+    async def test_rows_and_cookies_are_read_again_side_by_side(
+        self, scene: Scene, form: Form
+    ) -> None:
+        scene.store.put_session("another", session_record(scene.clock, id="session-2"))
+        by_row, by_cookie = with_session("another"), with_data(scene, form)
+        await self.watch(scene)
+        await scene.admit(by_row)
+        await scene.admit(by_cookie)
+        queries = scene.store.queries
+        scene.clock.advance(0.5)
+        await self.tell(scene, Changes(everything=True))
+        assert isinstance(scene.from_memory(by_row), Identity)
+        assert isinstance(scene.from_memory(by_cookie), Identity)
+        assert scene.store.queries == queries + 2
+
+    @pytest.mark.parametrize("asked", ["again", "first"])
+    async def test_what_the_row_tells_ends_what_the_cookie_told(
+        self, scene: Scene, form: Form, asked: str
+    ) -> None:
+        """Looks that say that nothing changed keep nothing of it alive."""
+        by_row, by_cookie = with_session(), with_data(scene, form)
+        await self.watch(scene)
+        if asked == "again":
+            scene.put_session()
+            await scene.admit(by_row)
+        await scene.admit(by_cookie)
+        if asked == "again":
+            scene.store.remove_session(TOKEN)
+            scene.clock.advance(0.5)
+            await self.tell(scene, Changes(everything=True))
+        else:
+            assert await scene.refuse(by_row) is errors.SESSION_UNKNOWN
+        assert await scene.refuse(by_cookie) is errors.SESSION_UNKNOWN

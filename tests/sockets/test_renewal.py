@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.store.connections import Connections
+from sidecar.store.sqlite import SQLiteStore
 from tests.clock import ManualClock
 from tests.database import signed
 from tests.harness import SECRET, RecordingUpstream, request, running, until
@@ -84,6 +85,32 @@ async def test_a_session_that_is_due_gets_a_new_end_and_its_cookie_again(world: 
         again = await run.ask(request(CHAT, cookie_line(session)))
         assert again.values("set-cookie") == []
         assert b"session_token" not in b"".join(each.head for each in run.upstream.requests)
+
+
+async def test_its_own_change_is_told_like_any_other(world: World) -> None:
+    """With change notification: the row is read again, and neither lost nor renewed twice."""
+    session = due(world.database, world.ada, world.acme)
+    as_moved = world.database.add_session(world.ada, None, expiresAt=NOW + 7 * DAY_S)
+    store = SQLiteStore(world.path)
+    await store.migrate()
+    await store.close()
+    async with running(world.path, extra=RENEWING, clock=ManualClock(NOW)) as run:
+        client = await run.connect()
+        first = await client.ask(request(CHAT, cookie_line(session)))
+        assert first.values("set-cookie") == [set_cookie(session)]
+        await until(lambda: expiry(world.database, session) == expiry(world.database, as_moved))
+        for _ in range(20):
+            response = await client.ask(request(CHAT, cookie_line(session)))
+            assert (response.status, response.values("set-cookie")) == (200, [])
+
+
+async def test_the_next_response_of_a_connection_sets_no_cookie(world: World) -> None:
+    session = due(world.database, world.ada, world.acme)
+    async with running(world.path, extra=RENEWING, clock=ManualClock(NOW)) as run:
+        client = await run.connect()
+        first, second = [await client.ask(request(CHAT, cookie_line(session))) for _ in range(2)]
+    assert first.values("set-cookie") == [set_cookie(session)]
+    assert second.values("set-cookie") == []
 
 
 async def test_a_session_that_is_not_due_is_left_alone(world: World) -> None:

@@ -314,6 +314,23 @@ class TestRights:
             assert await store.renew_sessions([renewal]) == [True]
             assert await store.find_session(made.token) is not None
 
+    async def test_with_change_notification_renewal_needs_no_other_right(
+        self, database: PostgresDatabase, postgres_server: PostgresServer, reader: str
+    ) -> None:
+        made = database.add_session(database.add_user(), expiresAt=1_900_000_000)
+        async with opened(database.url) as owner:
+            await owner.migrate()
+        postgres_server.execute(
+            f'GRANT UPDATE ("expiresAt", "updatedAt") ON {database.table("session")} TO reader'
+        )
+        async with opened(replace(database.url, user=reader)) as store:
+            record = await store.find_session(made.token)
+            assert record is not None
+            renewal = Renewal(record.id, record.written_expiry, 1_900_600_000, 1_900_000_000)
+            assert await store.renew_sessions([renewal]) == [True]
+        async with opened(database.url) as owner:
+            await owner.migrate(remove=True)
+
     async def test_a_date_that_is_only_written_need_not_be_readable(
         self, database: PostgresDatabase, postgres_server: PostgresServer, reader: str
     ) -> None:
