@@ -369,15 +369,43 @@ def _store(settings: config.Settings, clock: Clock) -> Database:
         raise StartError(f"store: {error}", is_mistake=True) from error
 
 
+def make_cookie_cache(session: config.Session) -> CookieCache | None:
+    """Return what reads the cookie cache, None where the database alone decides."""
+    if session.cookie_cache == "off":
+        return None
+    return CookieCache(session.cookie_cache, _secrets(session), session.cookie_cache_version)
+
+
+def _secrets(session: config.Session) -> list[bytes]:
+    return [secret.get_secret_value().encode() for secret in session.secrets]
+
+
+def _terms(session: config.Session) -> Terms:
+    return Terms(
+        session.expires_in,
+        session.update_age,
+        session.cookie_domain,
+        session.cookie_same_site,
+        session.cookie_secure,
+    )
+
+
 def make_authenticator(
-    settings: config.Settings, store: Store, failures: FailureLimiter, clock: Clock
+    settings: config.Settings,
+    store: Store,
+    failures: FailureLimiter,
+    clock: Clock,
+    *,
+    may_write: bool = True,
 ) -> Authenticator:
-    """Return who decides on credentials, by what *store* says."""
+    """Return who decides on credentials, by what *store* says.
+
+    Without *may_write* nothing is renewed, whatever the settings say.
+    """
     session, cache = settings.session, settings.store.cache
-    secrets = [secret.get_secret_value().encode() for secret in session.secrets]
     return Authenticator(
         store,
-        secrets=secrets,
+        secrets=_secrets(session),
         cookie_prefix=session.cookie_prefix,
         cookie_name=session.cookie_name,
         organization_field=settings.api_key.organization_field,
@@ -387,18 +415,8 @@ def make_authenticator(
         stale_s=cache.stale,
         clock=clock,
         neighbours=failures,
-        cookie_cache=None
-        if session.cookie_cache == "off"
-        else CookieCache(session.cookie_cache, secrets, session.cookie_cache_version),
-        renewal=Terms(
-            session.expires_in,
-            session.update_age,
-            session.cookie_domain,
-            session.cookie_same_site,
-            session.cookie_secure,
-        )
-        if session.renew
-        else None,
+        cookie_cache=make_cookie_cache(session),
+        renewal=_terms(session) if session.renew and may_write else None,
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.app import make_cookie_cache
 from sidecar.auth.cookies import SessionCookies
 from sidecar.auth.credentials import KEY_BYTES, is_visible_ascii
 from sidecar.auth.signatures import Signatures
+from sidecar.auth.stand_ins import StandIns, end_of_session
 from sidecar.doctor.words import count, duration, foreign, listed, moment, printable, some
 
 if TYPE_CHECKING:
@@ -214,13 +216,19 @@ def _session_steps(story: Story, route: Route) -> Told:
         yield "signature", f"not by any of session.secrets ({secrets}), or the value was cut"
         return
     yield "signature", f"right, by session.secrets[{position}]"
-    record = story.seen.session
+    record = _stand_in(story) if story.seen.by_cookie else story.seen.session
     if record is None:
         unknown = "no row has this token: signed out, or signed in at another database"
         yield "session", story.seen.complaint or unknown
         return
     is_over = record.expires_at <= story.now
-    yield "session", state_of_session(record) + (", which is over" if is_over else "")
+    by = (
+        f"the cookie {session.cookie_prefix}.session_data stands in, until"
+        f" {moment(end_of_session(record))}, for "
+        if story.seen.by_cookie
+        else ""
+    )
+    yield "session", by + state_of_session(record) + (", which is over" if is_over else "")
     if story.head.origins:
         yield "cross-site", _cross_site(story)
     if record.account is not None:
@@ -230,6 +238,20 @@ def _session_steps(story: Story, route: Route) -> Told:
     yield "membership", _membership(story, "the user", record.account, organization[0])
     if route.demand.roles:
         yield "roles", f"the route demands {listed(sorted(route.demand.roles), 'or')}"
+
+
+def _stand_in(story: Story) -> SessionRecord | None:
+    """Return the session as the cookie cache tells of it; None where the store did not answer."""
+    session = story.settings.session
+    cache, cookie = make_cookie_cache(session), _cookie(story)
+    if cache is None or cookie is None or story.seen.complaint is not None:
+        return None
+    cookies = SessionCookies(session.cookie_prefix, session.cookie_name)
+    secrets = [secret.get_secret_value().encode() for secret in session.secrets]
+    said = StandIns(cookies, Signatures(secrets), cache, entries=1).find(
+        cookie, story.head.cookies, story.now
+    )
+    return None if said is None else said.about(story.seen.account)
 
 
 def _cross_site(story: Story) -> str:

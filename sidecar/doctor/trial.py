@@ -21,7 +21,7 @@ from sidecar.settings import UnixURL
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sidecar import settings as config
     from sidecar.clock import Clock
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sidecar.observe.access_log import Entry
     from sidecar.proxy.plane import Plane
     from sidecar.proxy.upstream import UpstreamConnection
-    from sidecar.store.base import KeyRecord, SessionRecord, Store
+    from sidecar.store.base import Account, KeyRecord, SessionRecord, Store
 
 DECIDED_S = 30.0
 """Until a request that is not decided on is given up: the store's own timeouts are shorter."""
@@ -47,6 +47,10 @@ class Seen:
 
     key: KeyRecord | None = None
     session: SessionRecord | None = None
+    by_cookie: bool = False
+    """Whether the session's data in a cookie stood in for its row."""
+    account: Account | None = None
+    """Its user, then."""
     roles: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """Answers for single memberships, by user and organization."""
     complaint: str | None = None
@@ -72,7 +76,9 @@ class Trial:
         failed = settings.limits.failures
         failures = FailureLimiter(failed.requests, failed.window, clock)
         witness = cast("Store", _Witness(store, self.seen))
-        self._authenticator = make_authenticator(settings, witness, failures, clock)
+        self._authenticator = make_authenticator(
+            settings, witness, failures, clock, may_write=False
+        )
         self.plane: Plane = make_plane(
             settings,
             self._authenticator,
@@ -148,6 +154,13 @@ class _Witness(ReadOnly):
         with _Complaints(self._seen):
             self._seen.session = await self._store.find_session(token)
         return self._seen.session
+
+    async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
+        self._seen.by_cookie = True
+        with _Complaints(self._seen):
+            found = await self._store.find_accounts(user_ids)
+        (self._seen.account,) = found.values()
+        return found
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         with _Complaints(self._seen):

@@ -17,8 +17,10 @@ from sidecar.doctor.requests import RequestError, read_fields, render
 from sidecar.doctor.telling import explanation_as_json, explanation_as_text
 from sidecar.store.base import StoreUnavailable
 from sidecar.store.sqlite import SQLiteStore
+from tests.auth.session_data import compact, payload
+from tests.clock import ManualClock
 from tests.doctor.subjects import settings_for
-from tests.harness import RecordingUpstream, running
+from tests.harness import SECRET, RecordingUpstream, running
 from tests.sockets.world import cookie_line, key_line
 
 if TYPE_CHECKING:
@@ -515,3 +517,39 @@ def test_what_is_no_field_is_told_without_being_repeated(argument: str, message:
     with pytest.raises(RequestError, match=message) as raised:
         read_fields([argument], lambda _: b"A: 1\nsecret\n")
     assert "secret" not in str(raised.value)
+
+
+SESSION = f'\n[session]\nsecrets = ["{SECRET}"]\n'
+
+
+async def test_what_a_cookie_says_of_a_session_is_told_as_such(world: World) -> None:
+    """There is no row: the cookie decides, as it does while the sidecar serves."""
+    token = world.session.token
+    said = payload(
+        ManualClock(), token=token, userId=world.ada, id="kept", activeOrganizationId=world.acme
+    )
+    data = b"; better-auth.session_data=" + compact(said, time() + 300, SECRET.encode())
+    world.database.remove("session", world.session.id)
+    extra = EXTRA + SESSION + 'cookie_cache = "compact"'
+    explanation = await told(world, "GET /people", world.cookie_line + data, extra=extra)
+    assert (explanation.reason, explanation.upstream) == ("ok", "chat")
+    text = step(explanation, "session")
+    assert text.startswith("the cookie better-auth.session_data stands in, until 20")
+    assert text.endswith(" for row kept, until 2099-12-31 23:59:59 UTC")
+    assert step(explanation, "organization") == f"{world.acme}, the session's active one"
+    for others in (EXTRA + SESSION, extra):
+        without = world.cookie_line if others == extra else world.cookie_line + data
+        refused = await told(world, "GET /people", without, extra=others)
+        assert step(refused, "session").startswith("no row has this token")
+    shown = explanation_as_text(explanation) + str(explanation_as_json(explanation))
+    assert token not in shown
+    assert data[-43:].decode() not in shown
+
+
+async def test_nothing_is_renewed(world: World) -> None:
+    session = world.database.add_session(world.ada, world.acme, expiresAt=time() + 86_400)
+    before = world.database.execute("SELECT * FROM session ORDER BY id")
+    extra = EXTRA + SESSION + "renew = true"
+    explanation = await told(world, "GET /people", cookie_line(session), extra=extra)
+    assert (explanation.reason, explanation.upstream) == ("ok", "chat")
+    assert world.database.execute("SELECT * FROM session ORDER BY id") == before
