@@ -33,7 +33,7 @@ from tests.relay import Relay
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.database import MadeKey
+    from tests.database import MadeKey, MadeSession
     from tests.postgres import PostgresServer
 
 SHORT_S = 0.3
@@ -369,6 +369,70 @@ class TestRights:
             postgres_server.execute("DROP ROLE guarded")
 
         assert wrong == "the server refuses the password of role guarded"
+
+
+class TestChanging:
+    @pytest.fixture
+    def made(self, database: PostgresDatabase) -> MadeSession:
+        return database.add_session(database.add_user(), expiresAt=1_900_000_000)
+
+    async def renewal(self, store: PostgresStore, made: MadeSession) -> Renewal:
+        record = await store.find_session(made.token)
+        assert record is not None
+        return Renewal(record.id, record.written_expiry, 1_900_600_000, 1_900_000_000)
+
+    async def test_tables_that_have_changed_are_looked_at_anew(
+        self, database: PostgresDatabase, made: MadeSession
+    ) -> None:
+        session = database.table("session")
+        async with opened(database.url) as store:
+            renewal = await self.renewal(store, made)
+            database.execute(f'ALTER TABLE {session} RENAME COLUMN "updatedAt" TO "updated_at"')
+            with pytest.raises(StoreUnavailable):
+                await store.renew_sessions([renewal])
+            assert await store.renew_sessions([renewal]) == [True]
+
+    async def test_a_row_that_somebody_holds_is_waited_for_no_longer_than_the_timeout(
+        self, database: PostgresDatabase, postgres_server: PostgresServer, made: MadeSession
+    ) -> None:
+        holder = await asyncpg.connect(
+            host="127.0.0.1", port=postgres_server.port, user="postgres", database="postgres"
+        )
+        try:
+            async with opened(database.url, timeout_s=1) as store:
+                renewal = await self.renewal(store, made)
+                await holder.execute(f"BEGIN; SELECT FROM {database.table('session')} FOR UPDATE")
+                with pytest.raises(StoreUnavailable, match="no answer within"):
+                    await store.renew_sessions([renewal])
+                await holder.execute("ROLLBACK")
+                # What was given up may be done all the same: then there is nothing left to do.
+                await store.renew_sessions([renewal])
+                moved = await store.find_session(made.token)
+        finally:
+            await holder.close()
+        assert moved is not None
+        assert moved.expires_at == renewal.expires_at
+
+    async def test_what_may_do_when_it_is_tried_again_is_no_refusal(
+        self, database: PostgresDatabase, made: MadeSession
+    ) -> None:
+        database.execute(
+            f'CREATE FUNCTION "{database.schema}".clash() RETURNS trigger LANGUAGE plpgsql AS'
+            " $$ BEGIN RAISE EXCEPTION 'canary' USING ERRCODE = '40001'; END $$"
+        )
+        session = database.table("session")
+        database.execute(
+            f"CREATE TRIGGER clash BEFORE UPDATE ON {session} FOR EACH ROW"
+            f' EXECUTE FUNCTION "{database.schema}".clash()'
+        )
+        async with opened(database.url) as store:
+            renewal = await self.renewal(store, made)
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.renew_sessions([renewal])
+            database.execute(f"DROP TRIGGER clash ON {session}")
+            database.execute(f'DROP FUNCTION "{database.schema}".clash()')
+            assert await store.renew_sessions([renewal]) == [True]
+        assert "canary" not in str(caught.value)
 
 
 class TestConnections:
