@@ -267,6 +267,13 @@ ADVISORIES = (
         ),
     ),
     (
+        (
+            "CVE-2024-39315",
+            "CVE-2022-24797",
+        ),
+        ("test_the_public_port_tells_nothing",),
+    ),
+    (
         ("better-auth/better-auth#9806",),
         ("test_a_planted_cookie_does_not_shadow_the_guarded_one",),
     ),

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store.base import Changes, Look
+from sidecar.store.base import Changes, Look, StoreError
 from sidecar.store.layout import detect
 from sidecar.store.notification import LONGEST_ID, PENDING, UNNOTIFIED, Gathered
-from sidecar.store.readers import connect
+from sidecar.store.readers import Readers, connect
 from sidecar.store.rows import Secret
 from sidecar.store.sqlite_catalogue import primary_code, tables_of, version_of, views_of
 from sidecar.store.sqlite_notification import installed_in, standing
 from sidecar.store.watching import EVERYTHING, NOTHING, SpellEnded, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Coroutine, Mapping
     from pathlib import Path
 
     from sidecar.store.notification import Notification
-    from sidecar.store.readers import Readers
     from sidecar.store.watching import Bounded, Later, OnLook
+
+_T = TypeVar("_T")
 
 POLL_S = 0.05
 """Between two looks with change notification; a quarter of fresh, where that is less."""
@@ -65,7 +67,7 @@ class SQLiteWatcher(Watcher):
         path: Path,
         names: Mapping[str, str],
         *,
-        connect: Callable[[], Awaitable[Readers]],
+        connect: Callable[[], Coroutine[None, None, Readers]],
         file: Callable[[], tuple[int, int]],
         bounded: Bounded,
         later: Later,
@@ -88,10 +90,12 @@ class SQLiteWatcher(Watcher):
 
     async def _spell(self, on_look: OnLook) -> None:
         file = self._file()
-        readers = await self._connect()
+        readers = await self._unless_cancelled(self._connect(), Readers.close)
         probe: sqlite3.Connection | None = None
         try:
-            probe = await self._bounded(asyncio.to_thread(_probe, self._path))
+            probe = await self._bounded(
+                self._unless_cancelled(asyncio.to_thread(_probe, self._path), _close)
+            )
             schema, notification = await self._bounded(
                 notification_of(readers, self._names, self._may_lack)
             )
@@ -124,6 +128,31 @@ class SQLiteWatcher(Watcher):
             if probe is not None:
                 probe.close()
             self._later(readers.close())
+
+    async def _unless_cancelled(
+        self, making: Coroutine[None, None, _T], close: Callable[[_T], Coroutine[None, None, None]]
+    ) -> _T:
+        """Return what *making* gives; what comes when nobody waits any more is closed.
+
+        A thread makes it, which goes on whoever waits, and has to find the event loop there.
+        """
+        task = asyncio.ensure_future(making)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._later(_close_what_comes(task, close))
+            raise
+
+
+async def _close_what_comes(
+    making: asyncio.Task[_T], close: Callable[[_T], Coroutine[None, None, None]]
+) -> None:
+    with suppress(StoreError, sqlite3.Error, OSError, RuntimeError):
+        await close(await making)
+
+
+async def _close(probe: sqlite3.Connection) -> None:
+    probe.close()
 
 
 def _probe(path: Path) -> sqlite3.Connection:

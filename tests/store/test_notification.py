@@ -324,8 +324,11 @@ class TestPostgres:
             f" '{ada}', now(), now(), now() FROM generate_series(1, 20000) AS x"
         )
         told: list[str] = []
-        ((source,),) = postgres_server.execute(
-            "SELECT prosrc FROM pg_proc WHERE proname = 'sidecar_tell'"
+        # Other tests may have left theirs in other schemas.
+        ((source,),) = database.execute(
+            "SELECT p.prosrc FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
+            " WHERE p.proname = 'sidecar_tell' AND n.nspname = ?",
+            (database.schema,),
         )
         (channel,) = {*re.findall(r"'(sidecar_[0-9a-f]{16})'", str(source))}
         async with connected(postgres_server) as listener, watched(store) as watching:
