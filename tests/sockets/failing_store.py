@@ -31,6 +31,8 @@ FRESH_S = 1.0
 """How old an answer of the store may be before it is asked again; the setting's default."""
 SOON_S = 3.0
 """About a second, on a busy machine."""
+# What is started once and for all: the log's thread, and the loop's own pool, which has a limit.
+_SHARED = ("log-writer", "asyncio_", "uvloop_")
 _CONNECTIONS = CONNECTIONS + 1  # one for whoever watches the database for changes
 _PACKAGE = str(Path(sidecar.__file__).parent)
 
@@ -77,9 +79,9 @@ class Scene(Generic[S]):
         assert await self.statuses(*self.people.known) == {200}
         assert await self.readiness() == (200, "ready")
 
-    def delete_doomed(self) -> None:
+    async def delete_doomed(self) -> None:
         table = self.store.table("apikey")
-        self.store.execute(f"DELETE FROM {table} WHERE id = '{self.people.doomed_id}'")
+        await self.store.execute(f"DELETE FROM {table} WHERE id = '{self.people.doomed_id}'")
 
     async def readiness(self) -> tuple[int, str]:
         response = await self.run.ask_admin("/readyz")
@@ -90,7 +92,7 @@ class Scene(Generic[S]):
         tasks = [
             task for task in asyncio.all_tasks() if _file_of(task.get_coro()).startswith(_PACKAGE)
         ]
-        threads = [each for each in threading.enumerate() if each.name != "log-writer"]
+        threads = [each for each in threading.enumerate() if not each.name.startswith(_SHARED)]
         relayed = self.store.relay.connections if isinstance(self.store, ServerStore) else 0
         return len(tasks) + len(threads) + max(0, relayed - _CONNECTIONS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -13,7 +14,7 @@ from tests.database import TABLES
 from tests.postgres import ROLE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -38,8 +39,11 @@ class FileStore:
     def aside(self) -> Path:
         return self.path.with_suffix(".aside")
 
-    def execute(self, sql: str) -> None:
+    async def execute(self, sql: str) -> None:
         """Run a statement as an application does that has just started."""
+        await asyncio.to_thread(self._execute, sql)
+
+    def _execute(self, sql: str) -> None:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute(sql)
 
@@ -55,8 +59,9 @@ class ServerStore:
     server: PostgresServer
     relay: Relay
 
-    def execute(self, sql: str) -> None:
-        self.server.execute(sql)
+    async def execute(self, sql: str) -> None:
+        """Run a statement, while the loop goes on: it may wait for a lock of the sidecar."""
+        await asyncio.to_thread(self.server.execute, sql)
 
     def table(self, name: str) -> str:
         return self.database.table(name)
@@ -64,7 +69,7 @@ class ServerStore:
 
 Outage: TypeAlias = "Callable[[Any], AbstractAsyncContextManager[None]]"
 """Of one kind of store or of both."""
-Change: TypeAlias = "Callable[[Any], None]"
+Change: TypeAlias = "Callable[[Any], Awaitable[None]]"
 
 
 @asynccontextmanager
@@ -189,18 +194,18 @@ async def changed_by_half(store: FileStore) -> AsyncIterator[None]:
     store.aside.rename(store.path)
     writer.close()
     yield
-    store.execute("SELECT count(*) FROM apikey")
+    await store.execute("SELECT count(*) FROM apikey")
     assert not journal.exists()
 
 
 @asynccontextmanager
 async def tables_dropped(store: FileStore | ServerStore) -> AsyncIterator[None]:
     """Take the table of keys away for a while, as a migration that goes wrong does."""
-    store.execute(f"ALTER TABLE {store.table('apikey')} RENAME TO elsewhere")
+    await store.execute(f"ALTER TABLE {store.table('apikey')} RENAME TO elsewhere")
     try:
         yield
     finally:
-        store.execute(f"ALTER TABLE {store.table('elsewhere')} RENAME TO apikey")
+        await store.execute(f"ALTER TABLE {store.table('elsewhere')} RENAME TO apikey")
 
 
 FILE_OUTAGES: dict[str, Outage] = {
@@ -279,34 +284,34 @@ async def broken_off(store: ServerStore) -> AsyncIterator[None]:
 @asynccontextmanager
 async def denied(store: ServerStore) -> AsyncIterator[None]:
     """Have the server end the sidecar's sessions, and let nobody in."""
-    store.execute(f"ALTER ROLE {ROLE} NOLOGIN")
-    end_sessions(store)
+    await store.execute(f"ALTER ROLE {ROLE} NOLOGIN")
+    await end_sessions(store)
     try:
         yield
     finally:
-        store.execute(f"ALTER ROLE {ROLE} LOGIN")
+        await store.execute(f"ALTER ROLE {ROLE} LOGIN")
 
 
 @asynccontextmanager
 async def tables_locked(store: ServerStore) -> AsyncIterator[None]:
     """Lock all tables, as a migration does; what is asked of no table is answered."""
     names = ", ".join(map(store.table, TABLES))
-    store.execute("BEGIN")
+    await store.execute("BEGIN")
     try:
-        store.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        await store.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
         yield
     finally:
-        store.execute("COMMIT")
+        await store.execute("COMMIT")
 
 
 @asynccontextmanager
 async def schema_renamed(store: ServerStore) -> AsyncIterator[None]:
     schema = store.database.schema
-    store.execute(f'ALTER SCHEMA "{schema}" RENAME TO elsewhere')
+    await store.execute(f'ALTER SCHEMA "{schema}" RENAME TO elsewhere')
     try:
         yield
     finally:
-        store.execute(f'ALTER SCHEMA elsewhere RENAME TO "{schema}"')
+        await store.execute(f'ALTER SCHEMA elsewhere RENAME TO "{schema}"')
 
 
 SERVER_OUTAGES: dict[str, Outage] = {
@@ -324,26 +329,30 @@ SERVER_OUTAGES: dict[str, Outage] = {
 }
 
 
-def replace_by_a_copy(store: FileStore) -> None:
+async def replace_by_a_copy(store: FileStore) -> None:
     store.aside.write_bytes(store.path.read_bytes())
     store.aside.rename(store.path)
 
 
-def end_sessions(store: ServerStore) -> None:
+async def end_sessions(store: ServerStore) -> None:
     """Have the server end what the sidecar has there, as an operator may."""
-    store.execute(
+    await store.execute(
         "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity"
         " WHERE application_name = 'sidecar'"
     )
 
 
-def slow_down(store: ServerStore) -> None:
+async def cut_once(store: ServerStore) -> None:
+    store.relay.cut()
+
+
+async def slow_down(store: ServerStore) -> None:
     """Hold each piece back, for so long that there is time for all that an answer takes."""
     store.relay.delay_s = TIMEOUT_S / 50
 
 
-def add_a_column(store: FileStore | ServerStore) -> None:
-    store.execute(f"ALTER TABLE {store.table('apikey')} ADD COLUMN note text")
+async def add_a_column(store: FileStore | ServerStore) -> None:
+    await store.execute(f"ALTER TABLE {store.table('apikey')} ADD COLUMN note text")
 
 
 FILE_CHANGES: dict[str, Change] = {
@@ -353,7 +362,7 @@ FILE_CHANGES: dict[str, Change] = {
     "column-added": add_a_column,
 }
 SERVER_CHANGES: dict[str, Change] = {
-    "cut-once": lambda store: store.relay.cut(),
+    "cut-once": cut_once,
     "sessions-ended": end_sessions,
     "slowed-a-little": slow_down,
     "column-added": add_a_column,

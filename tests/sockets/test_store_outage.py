@@ -88,7 +88,8 @@ async def test_the_known_go_on_at_full_speed_until_they_are_stale(
         assert max(waits) < SOON_S
 
         scene.clock.advance(STALE_S)
-        assert await scene.statuses(*scene.people.known) == {503}
+        if outage is not tables_locked:  # where the server still tells that nothing has changed
+            assert await scene.statuses(*scene.people.known) == {503}
     assert 1 <= len(caplog.records) <= 3
     assert not any(secret in caplog.text for secret in scene.people.secrets)
 
@@ -107,7 +108,7 @@ async def test_the_unknown_get_503_until_it_is_back(scene: Scene[Any], outage: O
         if outage is not tables_locked:
             assert await scene.readiness() == (503, "store unavailable")
 
-    scene.delete_doomed()
+    await scene.delete_doomed()
     await scene.recover()
     assert await scene.statuses(people.doomed) == {401}
     await until(lambda: scene.remains() <= before)
@@ -120,14 +121,14 @@ async def test_what_is_no_failure_is_not_noticed(
     caplog.set_level(logging.WARNING)
     people = scene.people
     before = scene.remains()
-    change(scene.store)
-    scene.delete_doomed()
+    await change(scene.store)
+    await scene.delete_doomed()
     scene.clock.advance(FRESH_S)
     assert await scene.statuses(*people.known, *people.unknown) == {200}
     assert await scene.statuses(people.doomed) == {401}
     assert await scene.readiness() == (200, "ready")
     # That a connection has to be made again may be told, once.
-    assert [record.levelname for record in caplog.records] in ([], ["WARNING"])
+    assert len(caplog.records) <= 1
     await until(lambda: scene.remains() <= before)
 
 
@@ -139,7 +140,7 @@ async def test_connections_that_lead_nowhere_any_more_cost_one_wait(
     async with on_server(postgres_server, tmp_path, notifies=notifies) as scene:
         before = scene.remains()
         scene.store.relay.lose()
-        scene.delete_doomed()
+        await scene.delete_doomed()
         scene.clock.advance(FRESH_S)
         waits = []
         for _ in range(20):
