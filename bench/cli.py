@@ -1,4 +1,4 @@
-"""The command line: `python -m bench [--load] [--quick] [--write] …`, `python -m bench profile`."""
+"""The command line: `python -m bench [--load | --freshness | --store] …`, `… bench profile`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from bench.credentials import make_credentials
 from bench.errors import BenchError
 from bench.freshness import FreshnessBench
 from bench.freshness_report import freshness_table
+from bench.large_store import StoreBench
 from bench.load.closed_loop import ClosedLoop
 from bench.load.wrk import Wrk
 from bench.load_report import load_table
 from bench.machine import describe_machine
-from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, write_page
+from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, STORE_FIGURES, write_page
 from bench.peers.caddy import CADDY
 from bench.peers.envoy import ENVOY
 from bench.peers.nginx import NGINX
@@ -33,9 +34,11 @@ from bench.plan import (
     FULL,
     FULL_FRESHNESS,
     FULL_LOAD,
+    FULL_STORE,
     QUICK,
     QUICK_FRESHNESS,
     QUICK_LOAD,
+    QUICK_STORE,
 )
 from bench.process import choose_cores, raise_descriptor_limit
 from bench.profiling import profile
@@ -43,6 +46,8 @@ from bench.programs import WORK, find_program
 from bench.report import comparison, load_bound, table
 from bench.rounds import Bench
 from bench.stage import Stage
+from bench.store_report import MISSED, store_table
+from bench.store_report import figures as store_rows
 from bench.under_load import LoadBench
 
 if TYPE_CHECKING:
@@ -50,11 +55,13 @@ if TYPE_CHECKING:
 
     from bench.load.requests import Generator
     from bench.peers.base import Peer
-    from bench.plan import FreshnessPlan, LoadPlan, Plan
+    from bench.plan import FreshnessPlan, LoadPlan, Plan, StorePlan
     from bench.process import Cores
 
 PEERS = (NGINX, ENVOY, TRAEFIK, CADDY, SIDECAR, SIDECAR_LOGGING)
 OURS = (SIDECAR.name, SIDECAR_LOGGING.name)
+_QUIET = 0.5
+"""Load average up to which a machine has nothing else to do."""
 COMPARED_TO = (NGINX.name, ENVOY.name, TRAEFIK.name, CADDY.name)
 
 
@@ -66,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _directory() as directory:
             if options.freshness:
                 return _measure_freshness(_freshness_bench(options, directory), options)
+            if options.store:
+                return _measure_store(_store_bench(options, directory), options)
             if options.load:
                 return _measure_load(_load_bench(options, directory), options)
             bench = _bench(options, directory)
@@ -95,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         "--freshness",
         action="store_true",
         help="measure how soon changes in the store are noticed, and the statements that it takes",
+    )
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="measure freshness, memory, first uses and floods of bad keys on a large store;"
+        " ends with 1 where a bound was missed",
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
@@ -126,6 +141,14 @@ def _load_bench(options: argparse.Namespace, directory: Path) -> LoadBench:
 def _freshness_bench(options: argparse.Namespace, directory: Path) -> FreshnessBench:
     plan = QUICK_FRESHNESS if options.quick else FULL_FRESHNESS
     return FreshnessBench(plan, _cores(plan.limit_s), directory)
+
+
+def _store_bench(options: argparse.Namespace, directory: Path) -> StoreBench:
+    plan = QUICK_STORE if options.quick else FULL_STORE
+    if options.rounds is not None:
+        plan = replace(plan, rounds=max(1, options.rounds))
+    cores = _cores(plan.limit_s)
+    return StoreBench(plan, cores, _generator(directory), directory)
 
 
 def _stage(directory: Path, limit_s: int) -> Stage:
@@ -207,6 +230,34 @@ def _measure_freshness(bench: FreshnessBench, options: argparse.Namespace) -> in
     return 0
 
 
+def _measure_store(bench: StoreBench, options: argparse.Namespace) -> int:
+    others = os.getloadavg()[0]
+    population, measured = bench.run()
+    plan = bench.plan
+    rows = store_rows(plan, measured)
+    made_with = (
+        f"- sidecar {SIDECAR.version()}, load: {bench.generator.name}, {plan.connections} "
+        f"connections; {population.rows:,} rows, {population.keys:,} of them keys; "
+        f"{plan.active:,} credentials in use; floods of {plan.flood_rate:,} bad keys a second; "
+        f"paced: {plan.valid_rate:,} valid requests a second."
+    )
+    if others > _QUIET:
+        made_with += (
+            f"\n- Other programs were at work (load average {others:.1f} before): figures of "
+            "floods and of single requests are too high."
+        )
+    notes = "\n".join((_made_on(bench.cores), made_with, _of_rounds(plan.rounds)))
+    figures = f"{store_table(rows)}\n\n{notes}"
+    print(figures)
+    if options.json is not None:
+        raw = {name: asdict(each) for name, each in measured.items()}
+        facts = _facts(bench.cores, {SIDECAR.name: SIDECAR.version()}, plan)
+        options.json.write_text(json.dumps({**facts, "stores": raw}, indent=1) + "\n")
+    if options.write:
+        write_page(STORE_FIGURES, figures)
+    return 1 if any(row.verdict.startswith(MISSED) for row in rows) else 0
+
+
 def _keep(
     options: argparse.Namespace, bench: Bench | LoadBench, versions: dict[str, str], raw: Any
 ) -> None:
@@ -261,7 +312,7 @@ def _programs(versions: dict[str, str]) -> dict[str, str]:
 
 
 def _facts(
-    cores: Cores, versions: dict[str, str], plan: Plan | LoadPlan | FreshnessPlan
+    cores: Cores, versions: dict[str, str], plan: Plan | LoadPlan | FreshnessPlan | StorePlan
 ) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -18,20 +16,18 @@ from typing import TYPE_CHECKING
 
 from bench.changes import EVENTS, KINDS, MANAGING, PLAIN, Kind, Subject, add_subjects
 from bench.errors import BenchError
+from bench.operating import bound_to, migrate, statements
 from tests.database import BetterAuthDatabase
 from tests.harness import OK, ScriptedUpstream, configuration, connect, request
 from tests.postgres import ROLE, PostgresDatabase, PostgresServer
 from tests.sockets.process import started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bench.plan import FreshnessPlan
     from bench.process import Cores
     from tests.harness import Client, Received
 
 _GIVEN_UP_S = 10.0
-_MIGRATE_S = 30.0
 _GLANCE_S = 0.005
 """Between two requests of one credential: how exact the figures are."""
 _EVENT_S = 0.02
@@ -110,8 +106,8 @@ class FreshnessBench:
             upstream = await stack.enter_async_context(ScriptedUpstream(_answer))
             text = store.configuration(upstream.port)
             if migrated:
-                self._migrate(text)
-            with _bound_to(self.cores.proxy):
+                migrate(text, self.directory)
+            with bound_to(self.cores.proxy):
                 sidecar = await stack.enter_async_context(started(text, self.directory))
             for kind in KINDS:
                 _say(f"{store.name}: {kind.label}")
@@ -121,24 +117,10 @@ class FreshnessBench:
             if store.server is not None:
                 _say(f"{store.name}: statements")
                 lines = [subject.key_line for subject in subjects]
-                before = _statements(store.server)
+                before = statements(store.server)
                 await _ask_often(sidecar.port, lines, plan.requests, plan.at_once)
-                noticed.statements = _statements(store.server) - before
+                noticed.statements = statements(store.server) - before
         return noticed
-
-    def _migrate(self, text: str) -> None:
-        """Install change notification, as an operator does."""
-        config = self.directory / "migrate.toml"
-        config.write_text(text)
-        done = subprocess.run(
-            (sys.executable, "-m", "sidecar", "migrate", "--config", str(config)),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_MIGRATE_S,
-        )
-        if done.returncode:
-            raise BenchError(f"sidecar migrate failed: {done.stderr.strip()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,23 +225,6 @@ async def _ask_often(port: int, lines: list[bytes], requests: int, at_once: int)
         client.close()
 
     await asyncio.gather(*(work() for _ in range(at_once)))
-
-
-def _statements(server: PostgresServer) -> int:
-    """Return how many the sidecar has sent so far, by the server's own log."""
-    log = (server.data / "log").read_text(errors="replace")
-    return log.count("LOG:  execute ") + log.count("LOG:  statement: ")
-
-
-@contextlib.contextmanager
-def _bound_to(core: int) -> Iterator[None]:
-    """Have what is started meanwhile run on *core*."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _say(what: str) -> None:

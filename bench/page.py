@@ -30,6 +30,10 @@ FRESHNESS_FIGURES = Place(
     '<!-- freshness: begin; `make bench ARGS="--freshness --write"` writes what follows -->',
     "<!-- freshness: end -->",
 )
+STORE_FIGURES = Place(
+    '<!-- store: begin; `make bench ARGS="--store --write"` writes what follows -->',
+    "<!-- store: end -->",
+)
 
 
 def replace_figures(text: str, place: Place, figures: str) -> str:

@@ -142,3 +142,75 @@ class FreshnessPlan:
 
 FULL_FRESHNESS = FreshnessPlan(samples=200, at_once=20, keys=100, requests=100_000, limit_s=1200)
 QUICK_FRESHNESS = FreshnessPlan(samples=20, at_once=20, keys=100, requests=10_000, limit_s=300)
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """The sizes of one run on a large store; times in seconds."""
+
+    rounds: int
+    keys: int
+    """Rows of keys; those of the other tables follow."""
+    sessions: int
+    users: int
+    organizations: int
+    active: int
+    """Credentials in use, of each kind."""
+    freshness_s: float
+    write_period_s: float
+    """Between two changes, where the store is written to."""
+    first_uses: int
+    """Keys that are seen for the first time, in each round."""
+    flood_rate: int
+    """Bad keys a second."""
+    addresses: int
+    """Where they come from, where it is not one address."""
+    valid_rate: int
+    """Requests a second with good keys that leave the sidecar time to spare."""
+    connections: int
+    load_s: float
+    """How long valid requests are sent, at each pace, without a flood and beside one."""
+    counted_requests: int
+    counted_keys: int
+    limit_s: int
+    """The whole run is given up after this."""
+
+
+FULL_STORE = StorePlan(
+    rounds=3,
+    keys=400_000,
+    sessions=100_000,
+    users=225_000,
+    organizations=50_000,
+    active=10_000,
+    freshness_s=3.0,
+    write_period_s=0.1,
+    first_uses=300,
+    flood_rate=20_000,
+    addresses=5_000,
+    valid_rate=1_000,
+    connections=64,
+    load_s=1.0,
+    counted_requests=100_000,
+    counted_keys=100,
+    limit_s=900,
+)
+QUICK_STORE = StorePlan(
+    rounds=1,
+    keys=40_000,
+    sessions=20_000,
+    users=17_500,
+    organizations=5_000,
+    active=10_000,
+    freshness_s=2.0,
+    write_period_s=0.1,
+    first_uses=100,
+    flood_rate=20_000,
+    addresses=5_000,
+    valid_rate=1_000,
+    connections=64,
+    load_s=1.0,
+    counted_requests=100_000,
+    counted_keys=100,
+    limit_s=300,
+)

@@ -90,7 +90,7 @@ class Child:
 
     def cpu_s(self) -> float:
         """Return the CPU seconds that its processes have used so far, in user and kernel mode."""
-        return sum(_cpu_s(pid) for pid in self._pids())
+        return sum(cpu_s(pid) for pid in self._pids())
 
     def memory_bytes(self) -> int:
         """Return its memory: resident, pages that its processes share counted once (PSS)."""
@@ -154,7 +154,7 @@ def stat_fields(text: str) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Return one process's CPU time. Exact where the kernel keeps schedstat, else in ticks."""
     total_ns = 0
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -10,7 +10,15 @@ from bench.load.download import Downloaded
 from bench.load.paced import Waited
 from bench.load.requests import Answered
 from bench.load_report import load_table
-from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, PAGE, Place, replace_figures
+from bench.page import (
+    FIGURES,
+    FRESHNESS_FIGURES,
+    LOAD_FIGURES,
+    PAGE,
+    STORE_FIGURES,
+    Place,
+    replace_figures,
+)
 from bench.plan import GIB, MIB, QUICK, QUICK_FRESHNESS, QUICK_LOAD
 from bench.report import NOTHING, cell, comparison, load_bound, ratio, table
 from bench.rounds import Requested, Round
@@ -22,6 +30,7 @@ EACH_PLACE = pytest.mark.parametrize(
         pytest.param(FIGURES, id="plain"),
         pytest.param(LOAD_FIGURES, id="load"),
         pytest.param(FRESHNESS_FIGURES, id="freshness"),
+        pytest.param(STORE_FIGURES, id="store"),
     ],
 )
 
