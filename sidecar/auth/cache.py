@@ -237,13 +237,19 @@ class RecordCache(Generic[R]):
     # For who keeps the records fresh
 
     def in_use(self, now: float) -> list[Entry[R]]:
-        """Return what was used of late: whatever is used more than once in `fresh` is among it."""
+        """Return what was used of late: whatever is used more than once in `fresh` is among it.
+
+        It is about to be read again in batches, and so is not asked for one by one meanwhile.
+        """
         noted: dict[Entry[R], None] = {}
         if now < self._period_ends_at:
             noted.update(dict.fromkeys(self._was_in_use))
         if now < self._period_ends_at + self._fresh_s:
             noted.update(dict.fromkeys(self._in_use))
-        return [entry for entry in noted if self._entries.get(entry.name) is entry]
+        in_use = [entry for entry in noted if self._entries.get(entry.name) is entry]
+        for entry in in_use:
+            entry.ask_after = now + self._half_fresh_s
+        return in_use
 
     def touch(self, ids: Iterable[str], users: Iterable[str], touches: int) -> list[Entry[R]]:
         """Serve no record of these *ids* or *users* before it was read again; return them."""

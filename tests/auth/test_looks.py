@@ -323,6 +323,23 @@ class TestEverything:
         await known.idle()
         assert known.from_memory(with_key(KEY)) is errors.KEY_UNKNOWN
 
+    async def test_what_is_about_to_be_read_is_not_asked_for_by_its_uses(
+        self, known: Watched
+    ) -> None:
+        known.clock.advance(0.5)
+        queries = known.store.queries
+        known.store.gate = asyncio.get_running_loop().create_future()
+        known.tell(EVERYTHING)
+        for _ in range(4):
+            known.clock.advance(0.1)
+            known.from_memory(with_key(KEY))
+            known.from_memory(with_session())
+        await turns()
+        assert known.store.queries == queries + 1, "one batch after the other"
+        known.store.gate.set_result(None)
+        await known.idle()
+        assert known.store.queries == queries + 2
+
     async def test_a_use_waits_where_it_was_not_read_in_time(self, known: Watched) -> None:
         known.store.gate = asyncio.get_running_loop().create_future()
         known.clock.advance(0.5)
