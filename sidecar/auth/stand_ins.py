@@ -31,7 +31,7 @@ class Said:
     """What a cookie says, and the names by which it and its session are remembered."""
 
     name: bytes
-    token_name: bytes
+    session_name: bytes
     session: CachedSession
 
     def about(self, account: Account | None) -> StandIn:
@@ -79,7 +79,7 @@ class StandIns:
 
     def has_been_told_of(self, said: Said) -> bool:
         """Whether the database decides on this session."""
-        return said.token_name in self._told or said.session.id in self._told
+        return said.session_name in self._told or said.session.id in self._told
 
     def take_token(self, token: str) -> str | None:
         """Take that the database has no session of *token*, or none that goes on.
@@ -101,11 +101,11 @@ class StandIns:
         session = self._cache.read(data, token)
         if session is None:
             return None
-        token_name = token_digest(token.encode())
-        self._ids[token_name] = session.id
+        session_name = token_digest(token.encode())
+        self._ids[session_name] = session.id
         # By what it says, not by how: one cookie can be written in any number of ways, and none of
         # them may take another session's room in the cache.
-        return Said(stand_in_digest(token_name, repr(session).encode()), token_name, session)
+        return Said(stand_in_digest(session_name, repr(session).encode()), session_name, session)
 
 
 def end_of_session(record: SessionRecord) -> float:
