@@ -1,16 +1,15 @@
 """Where the store is: a SQLite file or a PostgreSQL database, in SQLAlchemy's form of URL."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from sidecar.settings.addresses import HOST, PORT
 from sidecar.settings.forms import Form
+from sidecar.settings.url_parts import decoded, read_file, read_host, read_port, read_query
 
 POSTGRES_PORT: Final = 5432
 
@@ -90,13 +89,8 @@ def _read_sqlite(text: str) -> SQLiteURL | None:
 
 
 def _read_postgres(match: re.Match[str]) -> PostgresURL:
-    settings = _read_query(match["query"] or "")
-    try:
-        port = PORT.parse(int(match["port"])) if match["port"] else POSTGRES_PORT
-    except ValueError:
-        port = 0
-    if not port:
-        raise ValueError("must have a port from 1 to 65535")
+    settings = read_query(match["query"], _SETTINGS)
+    port = read_port(match["port"], POSTGRES_PORT)
     certificates = {name: _file(settings, name) for name in ("sslrootcert", "sslcert", "sslkey")}
     if (certificates["sslcert"] is None) != (certificates["sslkey"] is None):
         raise ValueError("must have both sslcert and sslkey, or neither")
@@ -107,32 +101,20 @@ def _read_postgres(match: re.Match[str]) -> PostgresURL:
         # Any site's certificate would do, with all of the system's authorities.
         raise ValueError("must have sslrootcert with sslmode=verify-ca")
     return PostgresURL(
-        user=_decoded(match["user"]),
+        user=decoded(match["user"]),
         host=_host(match["host"], settings.get("host")),
-        database=_decoded(match["database"]),
+        database=decoded(match["database"]),
         port=port,
-        password=None if match["password"] is None else SecretStr(_decoded(match["password"])),
+        password=None if match["password"] is None else SecretStr(decoded(match["password"])),
         sslmode=sslmode,
         search_path=_search_path(settings.get("options", "")),
         **certificates,
     )
 
 
-def _read_query(query: str) -> dict[str, str]:
-    """Return the settings behind `?`. Values may be secret: messages hold names we know alone."""
-    settings: dict[str, str] = {}
-    for pair in query.split("&") if query else ():
-        name, _, value = pair.partition("=")
-        if name not in _SETTINGS or name in settings:
-            raise ValueError(f"must have no settings but {', '.join(_SETTINGS)}, each once")
-        settings[name] = _decoded(value)
-    return settings
-
-
 def _host(authority: str, host: str | None) -> str:
     if host is None:
-        inner = authority[1:-1] if authority.startswith("[") else authority
-        return _valid(HOST.read, inner, "must have a host's name or address")
+        return read_host(authority)
     if authority or not host.startswith("/"):
         raise ValueError(
             'must have its host before the "/", or `?host=` with a socket\'s directory'
@@ -152,9 +134,7 @@ def _file(settings: dict[str, str], name: str) -> Path | None:
     path = settings.get(name)
     if path is None or (name, path) == ("sslrootcert", "system"):
         return None
-    if not path.startswith("/"):
-        raise ValueError(f"must have {name} as an absolute path")
-    return Path(path)
+    return read_file(name, path)
 
 
 def _search_path(options: str) -> tuple[str, ...]:
@@ -165,23 +145,6 @@ def _search_path(options: str) -> tuple[str, ...]:
     if not names or not all(names):
         raise ValueError("must have options of the form -csearch_path%3Dschema and no others")
     return names
-
-
-def _decoded(text: str) -> str:
-    try:
-        decoded = unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
-        decoded = ""
-    if not decoded or not decoded.isprintable():
-        raise ValueError("must hold text in percent-encoded UTF-8, without control characters")
-    return decoded
-
-
-def _valid(read: Callable[[str], str | None], text: str, message: str) -> str:
-    result = read(text)
-    if result is None:
-        raise ValueError(message)
-    return result
 
 
 _SETTINGS = ("host", "sslmode", "sslrootcert", "sslcert", "sslkey", "options")

@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from sidecar.settings.addresses import HOST, PORT, SOCKET_PATH_BYTES
+from sidecar.settings.addresses import SOCKET_PATH_BYTES
 from sidecar.settings.forms import Form
+from sidecar.settings.url_parts import decoded, read_file, read_host, read_port, read_query
 
 VALKEY_PORT: Final = 6379
 
@@ -68,16 +69,16 @@ def _read(text: str) -> ValkeyURL | None:
 
 def _read_server(match: re.Match[str]) -> ValkeyURL:
     tls = match["scheme"] in {"valkeys", "rediss"}
-    settings = _read_query(match["query"], _FILES)
+    settings = read_query(match["query"], _FILES)
     if settings and not tls:
         raise ValueError('must be "valkeys://…" where it names certificates')
-    files = {name: _absolute(name, path) for name, path in settings.items()}
+    files = {name: read_file(name, path) for name, path in settings.items()}
     if ("cert_file" in files) != ("key_file" in files):
         raise ValueError("must have both cert_file and key_file, or neither")
     user, password = _read_userinfo(match["userinfo"])
     return ValkeyURL(
-        host=_host(match["host"]),
-        port=_port(match["port"]),
+        host=read_host(match["host"]),
+        port=read_port(match["port"], VALKEY_PORT),
         database=_database(match["database"]),
         user=user,
         password=password,
@@ -87,11 +88,11 @@ def _read_server(match: re.Match[str]) -> ValkeyURL:
 
 
 def _read_socket(match: re.Match[str]) -> ValkeyURL:
-    path = _decoded(match["path"])
+    path = decoded(match["path"])
     if len(path.encode()) > SOCKET_PATH_BYTES:
         raise ValueError(f"must have a path of at most {SOCKET_PATH_BYTES} bytes")
     user, password = _read_userinfo(match["userinfo"])
-    database = _database(_read_query(match["query"], ("db",)).get("db"))
+    database = _database(read_query(match["query"], ("db",)).get("db"))
     return ValkeyURL(database=database, user=user, password=password, socket_path=Path(path))
 
 
@@ -101,34 +102,9 @@ def _read_userinfo(userinfo: str | None) -> tuple[str | None, SecretStr | None]:
     if user and not colon:
         raise ValueError('must have a password with its user: "user:password@", or ":password@"')
     return (
-        _decoded(user) if user else None,
-        SecretStr(_decoded(password)) if colon else None,
+        decoded(user) if user else None,
+        SecretStr(decoded(password)) if colon else None,
     )
-
-
-def _read_query(query: str | None, known: tuple[str, ...]) -> dict[str, str]:
-    """Return the settings behind `?`. Values may be secret: messages hold names we know alone."""
-    settings: dict[str, str] = {}
-    for pair in query.split("&") if query else ():
-        name, _, value = pair.partition("=")
-        if name not in known or name in settings:
-            raise ValueError(f"must have no settings but {', '.join(known)}, each once")
-        settings[name] = _decoded(value)
-    return settings
-
-
-def _host(text: str) -> str:
-    host = HOST.read(text[1:-1] if text.startswith("[") else text)
-    if host is None:
-        raise ValueError("must have a host's name or address")
-    return host
-
-
-def _port(text: str | None) -> int:
-    port = int(text) if text else VALKEY_PORT
-    if not port or PORT.read(port) is None:
-        raise ValueError("must have a port from 1 to 65535")
-    return port
 
 
 def _database(text: str | None) -> int:
@@ -137,22 +113,6 @@ def _database(text: str | None) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) >= _MOST_DATABASES:
         raise ValueError("must have its database as a number, such as /0")
     return int(text)
-
-
-def _absolute(name: str, path: str) -> Path:
-    if not path.startswith("/"):
-        raise ValueError(f"must have {name} as an absolute path")
-    return Path(path)
-
-
-def _decoded(text: str) -> str:
-    try:
-        decoded = unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
-        decoded = ""
-    if not decoded or not decoded.isprintable():
-        raise ValueError("must hold text in percent-encoded UTF-8, without control characters")
-    return decoded
 
 
 VALKEY_URL: Form[ValkeyURL] = Form(
