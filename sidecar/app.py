@@ -21,9 +21,11 @@ from sidecar.auth.renewal import Terms
 from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
 from sidecar.identity import PLAIN, Charge, Demand
+from sidecar.limits.backend import Backend
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
+from sidecar.limits.shared import SharedLimiter
 from sidecar.limits.table_file import TableUnusable
 from sidecar.observe import app_log, catalogue
 from sidecar.observe.access_log import AccessLog, LineLog
@@ -43,12 +45,14 @@ from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.request import HeadLimits
 from sidecar.proxy.splice import Splice
 from sidecar.routes import Route, RouteTable
-from sidecar.settings import IN_MEMORY, SQLiteURL, UnixURL
+from sidecar.settings import IN_MEMORY, SQLiteURL, UnixURL, ValkeyURL
 from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
 from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
 from sidecar.store.making import make_store
 from sidecar.store.probe import Probe
+from sidecar.valkey.errors import DriverMissing as ValkeyDriverMissing
+from sidecar.valkey.making import make_client
 
 if TYPE_CHECKING:
     import socket
@@ -64,6 +68,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
+_MEANWHILE = {
+    "local": "this process counts by itself until it answers",
+    "deny": "requests with API keys get 503 until it answers",
+}
+"""What becomes of them while `limits.backend` fails, by `limits.on_error`."""
 _VAR = Path("var")
 _REOPEN_S = 1.0
 _GC_THRESHOLD = 20_000
@@ -108,6 +117,7 @@ class Sidecar:
         failed = settings.limits.failures
         failures = FailureLimiter(failed.requests, failed.window, self._clock)
         self._authenticator = make_authenticator(settings, self._store, failures, self._clock)
+        self._shared_limiter = _shared_limiter(settings.limits, self._clock)
         self._plane = make_plane(
             settings,
             self._authenticator,
@@ -115,12 +125,14 @@ class Sidecar:
             self._access_log(),
             clock=self._clock,
             resolver=resolver or SystemResolver(),
+            limiter=self._shared_limiter,
         )
         self._certificate = _certificate(settings, self._clock)
         self._registry = Registry(
             *(self._plane.samples, failures.samples, self._authenticator.samples),
             *(self._store.answers.samples, self._samples),
             ProcessMeter(self._clock.time()).samples,
+            *(() if self._shared_limiter is None else (self._shared_limiter.samples,)),
         )
         self._store.answers.tell_of_outages(self._authenticator.stale_served)
         self._configuration = catalogue.CONFIG_INFO(1, _fingerprint(settings))
@@ -180,6 +192,8 @@ class Sidecar:
         await self._plane.start()
         # Last: who is alone with the file lets in others once it serves.
         await self._keep_counts()
+        if self._shared_limiter is not None:
+            await self._shared_limiter.start()
         try:
             await start_listener(self._gateway, "listen", listen.host, listen.port)
             if self._is_alone:
@@ -205,6 +219,8 @@ class Sidecar:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._close_log)
             stack.callback(self._plane.limiter.close)
+            if self._shared_limiter is not None:
+                stack.push_async_callback(self._shared_limiter.stop)
             stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._authenticator.close)
             stack.push_async_callback(self._probe.close)
@@ -429,8 +445,11 @@ def make_plane(
     clock: Clock,
     resolver: Resolver,
     origin: MakeOrigin | None = None,
+    limiter: LocalLimiter | None = None,
 ) -> Plane:
     """Return what requests pass through; *origin* makes how each URL is connected to.
+
+    Without a *limiter*, requests are counted here.
 
     Raises StartError.
     """
@@ -440,7 +459,7 @@ def make_plane(
     return Plane(
         routes=RouteTable(_route(route, listen.limits.body) for route in settings.routes),
         authenticator=authenticator,
-        limiter=LocalLimiter(_rules(limits), clock, limits.entries),
+        limiter=limiter or LocalLimiter(_rules(limits), clock, limits.entries),
         failures=failures,
         clusters={
             name: _cluster(
@@ -495,6 +514,25 @@ def _rules(limits: config.Limits) -> Rules:
         limits.at_once.key,
         limits.at_once.organization,
     )
+
+
+def _shared_limiter(limits: config.Limits, clock: Clock) -> SharedLimiter | None:
+    """Return who counts requests where other hosts do, if that is wanted. Raises StartError."""
+    url = limits.backend
+    if not isinstance(url, ValkeyURL):
+        return None
+    try:
+        client = make_client(url, timeout_s=limits.timeout)
+    except ValkeyDriverMissing as error:
+        raise StartError(f"limits.backend: {error}", is_mistake=True) from error
+    backend = Backend(
+        client,
+        limits.algorithm,
+        clock,
+        timeout_s=limits.timeout,
+        meanwhile=_MEANWHILE[limits.on_error],
+    )
+    return SharedLimiter(_rules(limits), clock, limits.entries, backend, limits.on_error)
 
 
 def limits_file(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> Path | None:

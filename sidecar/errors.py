@@ -146,8 +146,20 @@ def too_many_at_once(retry_after_s: int) -> Refusal:
     )
 
 
+def limits_unavailable(retry_after_s: int) -> Refusal:
+    """Return the refusal of a key whose requests cannot be counted where other hosts do."""
+    return Refusal(
+        503,
+        "Service Unavailable",
+        "limits_unavailable",
+        "Limits cannot be verified right now.",
+        max(1, retry_after_s),
+    )
+
+
 OVER_LIMIT: Final = {
-    make(1).reason: make for make in (rate_limited, quota_exhausted, too_many_at_once)
+    make(1).reason: make
+    for make in (rate_limited, quota_exhausted, too_many_at_once, limits_unavailable)
 }
 """What makes the refusal of a key, by the reason that a limiter gives."""
 

@@ -22,6 +22,7 @@ from sidecar.doctor.explanation import Explanation
 from sidecar.doctor.telling import explanation_as_json, outcome_as_json
 from sidecar.errors import (
     Refusal,
+    limits_unavailable,
     quota_exhausted,
     rate_limited,
     too_many_at_once,
@@ -44,6 +45,7 @@ EACH_PAGE = pytest.mark.parametrize("name", PAGES)
 REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(1),
+    limits_unavailable(1),
     quota_exhausted(1),
     too_many_at_once(1),
     too_many_failures(1),

@@ -12,6 +12,7 @@ from sidecar import errors
 from sidecar.errors import (
     Refusal,
     Refused,
+    limits_unavailable,
     quota_exhausted,
     rate_limited,
     too_many_at_once,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 REFUSALS = [
     *(value for value in vars(errors).values() if isinstance(value, Refusal)),
     rate_limited(7),
+    limits_unavailable(7),
     quota_exhausted(7),
     too_many_at_once(7),
     too_many_failures(7),

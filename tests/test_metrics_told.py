@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar import errors
-from sidecar.errors import Refusal, quota_exhausted, rate_limited, too_many_failures
+from sidecar.errors import (
+    Refusal,
+    limits_unavailable,
+    quota_exhausted,
+    rate_limited,
+    too_many_failures,
+)
 from sidecar.observe.catalogue import METRICS
 from tests.test_docs import CODE, PAGES, rows, section
 
@@ -40,7 +46,7 @@ REASONS = {
     each.reason
     for each in (
         *(value for value in vars(errors).values() if isinstance(value, Refusal)),
-        *(rate_limited(1), quota_exhausted(1), too_many_failures(1)),
+        *(rate_limited(1), limits_unavailable(1), quota_exhausted(1), too_many_failures(1)),
     )
 } | {"ok", "client_gone", "stalled", "internal_error"}
 

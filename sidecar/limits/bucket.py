@@ -12,6 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from mmap import mmap
 
     from sidecar.limits.policy import Limit
@@ -69,6 +70,9 @@ class TokenBucket:
 
     def give_back(self, limit: Limit, mark: float, cost: int) -> None:
         self._missing = max(0.0, self._missing - cost)
+
+    def take_over(self, state: Sequence[float]) -> None:
+        self._at, self._missing = state
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
         self._at, self._missing = _LIVE.unpack_from(buffer, live)

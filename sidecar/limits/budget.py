@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sidecar.limits.policy import Limit
     from sidecar.limits.table import Table
 
+MOST = 1 << 53
+"""Of requests: beyond it, a float does not hold every whole number."""
 _TEXTS = 1024
 """As many limits and their companies as have their lines remembered."""
 _NOWHERE = 0
@@ -36,6 +38,7 @@ class Budget:
         "_lock",
         "_slot",
         "_table",
+        "key",
         "limit",
         "lines",
         "meter",
@@ -64,6 +67,8 @@ class Budget:
         self.lines = b""
         """Field lines that tell a client, with places for what is left, the seconds until it is
         whole, what is left again, and when it will be whole in Unix seconds."""
+        self.key = b""
+        """What it is called where other hosts count it, too."""
         self._table = table
         self._began = began
         self._slot = _NOWHERE
@@ -112,17 +117,46 @@ class Budget:
 
     def look(self, now: float) -> int:
         """Return how many requests may pass now, below 0 for none by far; the meter holds why."""
-        table, slot, meter = self._table, self._slot, self.meter
-        if table.words[slot >> 3] >> 1 != self.tag:
-            found = table.find(self.tag)
-            if found is None:
-                self._slot = _NOWHERE
-                meter.begin(*self._began)
-                return meter.look(now, self.limit)
-            slot = self._slot = found
-            self._hinted_until = 0.0
+        meter = self.meter
+        if not self.is_known:
+            meter.begin(*self._began)
+            return meter.look(now, self.limit)
+        table, slot = self._table, self._slot
         meter.read(table.buffer, table.live(slot), slot + KEPT_AT)
         return meter.look(now, self.limit)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the table knows anything of it; looks where."""
+        table, slot = self._table, self._slot
+        if table.words[slot >> 3] >> 1 == self.tag:
+            return True
+        self._slot = table.find(self.tag) or _NOWHERE
+        self._hinted_until = 0.0
+        return self._slot != _NOWHERE
+
+    def terms(self, now: float) -> tuple[float, float, float, float]:
+        """Return requests and window, and how long ago how many were counted if none is known of.
+
+        All as numbers that a float holds.
+        """
+        began_at, count = self._began
+        requests, window_s = self.limit.requests, self.limit.window_s
+        ago_s = max(0.0, now - began_at)
+        if ago_s >= window_s:
+            return min(requests, MOST), window_s, 0.0, 0.0
+        return min(requests, MOST), window_s, ago_s, min(count, MOST)
+
+    def take_over(self, now: float, state: Sequence[float]) -> int:
+        """Put down a meter's *state* that another counted; return how many requests may pass."""
+        self.meter.take_over(state)
+        room = self.meter.look(now, self.limit)
+        if self.is_known:  # which finds the slot; there would be two otherwise
+            self._table.write(self._slot, self.meter)
+            self._hint(now)
+        else:
+            self._save(now)
+        return room
 
     def take(self, now: float, cost: int) -> None:
         """Count a request, after a look."""

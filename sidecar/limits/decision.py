@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sidecar.limits.allowance import Allowance
     from sidecar.limits.budget import Budget
 
-Reason = Literal["ok", "rate_limited", "quota_exhausted", "too_many_at_once"]
+Reason = Literal["ok", "rate_limited", "quota_exhausted", "too_many_at_once", "limits_unavailable"]
 
 _NOISE_S = 1e-3
 """What two clocks, read one after the other, are off by: no reason to tell of another second."""
@@ -36,6 +36,9 @@ class Decision:
     """What the request took its cost from, beside its budgets."""
     held: tuple[bytes, ...] | None = None
     """What the request takes a place of for as long as it is in progress."""
+
+    ahead_s: int | None = None
+    """Where other hosts counted it, too: by how many seconds its marks there are ahead of these."""
 
     def __init__(
         self,

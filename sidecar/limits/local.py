@@ -39,7 +39,7 @@ _KEY, _ROUTE, _ORGANIZATION = range(3)
 """Kinds of budgets; no request has two of one."""
 _NO_NAMES: Mapping[bytes, int] = {}
 _NOTHING_COUNTED = (-inf, 0)
-_BUSY_RETRY_S = 1
+BUSY_RETRY_S = 1
 """What a key with too many requests in progress is told to wait: nobody knows when one ends."""
 _NOISE_S = 1e-6
 
@@ -120,9 +120,7 @@ class LocalLimiter:
         """
         account = self._accounts.get(key_id)
         if account is None:
-            account = self._accounts[key_id] = Account(quota)
-            if len(self._accounts) > self._entries:
-                self._accounts.popitem(last=False)
+            account = self._begin(key_id, quota)
         else:
             self._accounts.move_to_end(key_id)
             # Read anew, a row is another object; and only then can it say anything else.
@@ -131,10 +129,7 @@ class LocalLimiter:
         now = self._clock.monotonic() + self._offset_s
         plan = account.plan
         if plan is None or account.charge is not charge or plan.organization_id != organization_id:
-            plan = account.find(charge, organization_id)
-            if plan is None:
-                plan = self._plan(key_id, quota, organization_id, charge, now)
-                account.put(charge, plan)
+            plan = self._other_plan(account, key_id, organization_id, charge, now)
         budget = plan.only
         cost = charge.cost
         if budget is not None:
@@ -189,6 +184,28 @@ class LocalLimiter:
             self._at_once.end(decision.held)
             decision.held = None
 
+    def _begin(self, key_id: str, quota: Quota) -> Account:
+        """Return the account of a key that there is none of."""
+        account = self._accounts[key_id] = Account(quota)
+        if len(self._accounts) > self._entries:
+            self._accounts.popitem(last=False)
+        return account
+
+    def _other_plan(
+        self,
+        account: Account,
+        key_id: str,
+        organization_id: str | None,
+        charge: Charge,
+        now: float,
+    ) -> Plan:
+        """Return the plan for a charge or an organization that is not the last one's."""
+        plan = account.find(charge, organization_id)
+        if plan is None:
+            plan = self._plan(key_id, account.quota, organization_id, charge, now)
+            account.put(charge, plan)
+        return plan
+
     def _decide(
         self, account: Account, plan: Plan, cost: int, now: float, *, count: bool
     ) -> Decision:
@@ -199,15 +216,15 @@ class LocalLimiter:
             allowance = account.allowance = allowance.refilled(account.quota, wall)
         with self._locked(budgets):
             rooms = [budget.look(now) for budget in budgets]
-            refusal = _refusal(budgets, rooms, cost, now, wall)
+            refusal = refusal_of(budgets, rooms, cost, now, wall)
             if allowance is not None and allowance.left < cost:
                 retry_s = allowance.retry_after_s(account.quota, wall)
-                refusal = _standing(budgets, rooms, wall).denied("quota_exhausted", retry_s)
+                refusal = standing_of(budgets, rooms, wall).denied("quota_exhausted", retry_s)
             if refusal is not None or not count:
-                return refusal or _standing(budgets, rooms, wall)
+                return refusal or standing_of(budgets, rooms, wall)
             held = self._at_once.begin(plan.at_once) if plan.at_once else None
             if held is None and plan.at_once:
-                return _standing(budgets, rooms, wall).denied("too_many_at_once", _BUSY_RETRY_S)
+                return standing_of(budgets, rooms, wall).denied("too_many_at_once", BUSY_RETRY_S)
             decision = self._count(budgets, rooms, cost, now, wall)
         decision.held = held
         if allowance is not None:
@@ -221,7 +238,7 @@ class LocalLimiter:
         """Return the decision on a request that passes, counted by all of its budgets."""
         for budget in budgets:
             budget.take(now, cost)
-        decision = _standing(budgets, [room - cost for room in rooms], wall)
+        decision = standing_of(budgets, [room - cost for room in rooms], wall)
         decision.cost = cost
         decision.taken = tuple((budget, budget.meter.mark) for budget in budgets)
         return decision
@@ -262,7 +279,7 @@ class LocalLimiter:
         if charge.budget is not None:
             limit = Limit(charge.requests, charge.window_s)
             name = f"route\0{charge.budget}\0{key_id}"
-            budgets.append(self._budget(_ROUTE, charge.policy, limit, name))
+            budgets.append(self._budget(_ROUTE, charge.policy, limit, name, _NOTHING_COUNTED))
         at_once: dict[bytes, int] = {}
         if rules.key_at_once is not None:
             at_once[f"key\0{key_id}".encode()] = rules.key_at_once
@@ -270,7 +287,9 @@ class LocalLimiter:
             name = f"organization\0{organization_id}"
             if rules.organization is not None:
                 limit = rules.organization
-                budgets.append(self._budget(_ORGANIZATION, "organization", limit, name))
+                budgets.append(
+                    self._budget(_ORGANIZATION, "organization", limit, name, _NOTHING_COUNTED)
+                )
             if rules.organization_at_once is not None:
                 at_once[name.encode()] = rules.organization_at_once
         tell(budgets)
@@ -284,13 +303,13 @@ class LocalLimiter:
         policy: str,
         limit: Limit,
         name: str,
-        began: tuple[float, int] = _NOTHING_COUNTED,
+        began: tuple[float, int],
     ) -> Budget:
         tag = self.table.tag(name.encode())
         return Budget(policy, limit, self.table, tag, self._meters[kind], began=began)
 
 
-def _refusal(
+def refusal_of(
     budgets: Sequence[Budget], rooms: Sequence[int], cost: int, now: float, wall: float
 ) -> Decision | None:
     """Return the refusal of a request for which one of the budgets has no room, if one has none.
@@ -310,7 +329,7 @@ def _refusal(
     return told.denied("rate_limited", retry_s)
 
 
-def _standing(budgets: Sequence[Budget], rooms: Sequence[int], wall: float) -> Decision:
+def standing_of(budgets: Sequence[Budget], rooms: Sequence[int], wall: float) -> Decision:
     """Return what to tell of these budgets: the one nearest to its end."""
     if not budgets:
         return Decision(None, 0, 0.0, wall)

@@ -8,13 +8,22 @@ change once a window at most (`kept`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from mmap import mmap
 
-    from sidecar.limits.policy import Limit
+    from sidecar.limits.policy import Algorithm, Limit
     from sidecar.limits.table import Table
+
+
+FIELDS: Final[Mapping[Algorithm, int]] = {
+    "fixed-window": 2,
+    "sliding-window": 6,
+    "token-bucket": 2,
+}
+"""How many numbers a state has, where hosts tell each other of it."""
 
 
 class Meter(Protocol):
@@ -53,6 +62,9 @@ class Meter(Protocol):
 
     def give_back(self, limit: Limit, mark: float, cost: int) -> None:
         """Uncount what was counted at *mark*, as far as it still counts."""
+
+    def take_over(self, state: Sequence[float]) -> None:
+        """Be in the *state* that another counted: FIELDS numbers, a moment first."""
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
         """Take over what is written at these two places, whatever bytes stand there."""

@@ -20,6 +20,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from mmap import mmap
 
     from sidecar.limits.policy import Limit
@@ -159,6 +160,11 @@ class SlidingWindow:
             if self._rise != _AT_ONCE:
                 self._rise = _AT_THE_END
             self.is_rolled = True
+
+    def take_over(self, state: Sequence[float]) -> None:
+        self._opened_at, *rest = state
+        self._count, self._line, self._before, self._gap, self._rise = map(int, rest)
+        self.is_rolled = True
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
         self._opened_at, self._count, self._line = _LIVE.unpack_from(buffer, live)

@@ -13,6 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from mmap import mmap
 
     from sidecar.limits.policy import Limit
@@ -94,6 +95,10 @@ class FixedWindow:
     def give_back(self, limit: Limit, mark: float, cost: int) -> None:
         if self._opened_at == mark:
             self._count = max(0, self._count - cost)
+
+    def take_over(self, state: Sequence[float]) -> None:
+        self._opened_at, count = state
+        self._count = int(count)
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
         self._opened_at, self._count = _read(buffer, live)

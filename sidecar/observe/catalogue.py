@@ -192,6 +192,30 @@ LIMIT_GIVEN_BACK = Metric(
     "counter",
     "Requests that were counted against a limit and given back, since no upstream received them.",
 )
+LIMIT_BACKEND_UP = Metric(
+    "sidecar_limit_backend_up",
+    "gauge",
+    "Whether limits.backend answered the last call; only where limits.backend names a server.",
+    merge="min",
+)
+LIMIT_BACKEND_OUTAGES = Metric(
+    "sidecar_limit_backend_outages_total", "counter", "How often limits.backend ceased to answer."
+)
+LIMIT_BACKEND_CALLS = Metric(
+    "sidecar_limit_backend_calls_total",
+    "counter",
+    "Calls to limits.backend, each with all checks that had gathered.",
+)
+LIMIT_BACKEND_CHECKS = Metric(
+    "sidecar_limit_backend_checks_total",
+    "counter",
+    "Requests that limits.backend counted, refused or took back.",
+)
+LIMIT_BACKEND_UNANSWERED = Metric(
+    "sidecar_limit_backend_unanswered_total",
+    "counter",
+    "Requests about which limits.backend gave no answer, or was not asked, since it failed.",
+)
 
 # Upstreams
 

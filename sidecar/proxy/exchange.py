@@ -21,6 +21,7 @@ from sidecar.errors import (
     Refusal,
     Refused,
 )
+from sidecar.limits.awaited import Awaited
 from sidecar.observe.access_log import Entry
 from sidecar.observe.redact import redact_target
 from sidecar.proxy.answers import cors_lines, render
@@ -126,7 +127,7 @@ class Exchange:
     _route: Route | None = None
     _identity: Identity | None = None
     _decision: Decision | None = None
-    _pending: Pending | None = None
+    _pending: Pending | Awaited | None = None
     _cluster: Cluster | None = None
     _connecting: asyncio.Task[None] | None = None
     _connection: UpstreamConnection | None = None
@@ -306,14 +307,37 @@ class Exchange:
             assert self._route is not None  # noqa: S101 - decided on before
             plane = self._plane
             plane.limited += 1
-            decision = self._decision = plane.limiter.admit(
+            decision = plane.limiter.admit(
                 outcome.key_id, outcome.quota, outcome.organization_id, self._route.charge
             )
             if not decision.allowed:
-                plane.denied[decision.reason] += 1
-                self._refuse(OVER_LIMIT[decision.reason](decision.retry_after_s))
+                self._on_not_allowed(decision)
                 return
+            self._decision = decision
         self._forward()
+
+    def _on_not_allowed(self, decision: Decision) -> None:
+        if isinstance(decision, Awaited):
+            self._pending = decision
+            self._client.deadline = _FOREVER  # the backend has a timeout of its own
+            decision.then(self._on_counted)
+            return
+        self._decision = decision
+        self._plane.denied[decision.reason] += 1
+        self._refuse(OVER_LIMIT[decision.reason](decision.retry_after_s))
+
+    def _on_counted(self, decision: Decision) -> None:
+        self._pending = None
+        try:
+            if decision.allowed:
+                self._decision = decision
+                self._forward()
+            else:
+                self._on_not_allowed(decision)
+        except Exception:
+            # The border: no caller is above this one but the loop.
+            _logger.exception("a request failed inside the sidecar")
+            self.give_up()
 
     def _look_at_limit(self) -> None:
         """Have a key that is known, and refused all the same, told of its limit."""

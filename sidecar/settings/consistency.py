@@ -17,7 +17,7 @@ from sidecar.settings.names import BUDGET_NAME, PASSWORD, PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.quantities import DURATION
 from sidecar.settings.sections import Admin, Limits, Listen, Route, Section, Session
-from sidecar.settings.valkey_urls import VALKEY_URL
+from sidecar.settings.valkey_urls import LOCAL, VALKEY_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,6 +55,8 @@ def disagreements(tree: Tree) -> Iterator[Mistake]:
     yield from _unusable_key_pair(("listen", "tls"), value_at(tree, ("listen", "tls")))
     yield from _secondary_of_nothing(tree)
     yield from _unusable_valkey_certificates(tree, ("store", "secondary"))
+    yield from _backend_of_nothing(tree)
+    yield from _unusable_valkey_certificates(tree, ("limits", "backend"))
     yield from _shared_listeners(tree)
     for name, upstream in _upstreams(tree):
         place: Place = ("upstreams", name)
@@ -175,6 +177,12 @@ def _secondary_of_nothing(tree: Tree) -> Iterator[Mistake]:
     for setting in ("secondary_prefix", "secondary_holds"):
         if setting in store:
             yield ("store", setting), "needs store.secondary: there is no secondary storage"
+
+
+def _backend_of_nothing(tree: Tree) -> Iterator[Mistake]:
+    backend = value_at(tree, ("limits", "backend"))
+    if backend in (None, LOCAL) and value_at(tree, ("limits", "on_error")) == "deny":
+        yield ("limits", "on_error"), "needs limits.backend: requests are counted on this host"
 
 
 def _unusable_valkey_certificates(tree: Tree, place: Place) -> Iterator[Mistake]:

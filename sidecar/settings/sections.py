@@ -39,7 +39,7 @@ from sidecar.settings.names import (
 )
 from sidecar.settings.quantities import Duration, DurationOrZero, HeadSize, Size
 from sidecar.settings.store_urls import StoreAddress
-from sidecar.settings.valkey_urls import ValkeyAddress
+from sidecar.settings.valkey_urls import LimitsBackend, ValkeyAddress
 
 Connections = Annotated[int, whole_number(1, 1_000_000)]
 Requests = Annotated[int, whole_number(1, 1_000_000_000)]
@@ -276,6 +276,16 @@ class Limits(Section):
         ' `"sliding-window"`: never more in any stretch of its length;'
         ' `"token-bucket"`: so many at once, and as many more over each window, evenly',
     )
+    backend: LimitsBackend = setting(
+        "local",
+        "where requests are counted: on this host, or, with the URL of a Valkey or Redis server, by"
+        " all hosts together; a URL with a password belongs into `env:` or `file:`",
+    )
+    on_error: Literal["local", "deny"] = setting(
+        "local",
+        'while that server does not answer: each host counts on by itself; `"deny"`: 503',
+    )
+    timeout: Duration = setting("250ms", "until a call to that server is given up")
     file: CountsFile | None = setting(
         None,
         'where counts outlive the process; `":memory:"`: nowhere; without it: `sidecar.limits` in'

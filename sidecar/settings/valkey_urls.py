@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -123,3 +123,13 @@ VALKEY_URL: Form[ValkeyURL] = Form(
 )
 
 ValkeyAddress = Annotated[ValkeyURL, VALKEY_URL]
+
+LOCAL: Final = "local"
+
+LIMITS_BACKEND: Form[ValkeyURL | str] = Form(
+    f'"{LOCAL}" or {VALKEY_URL.name}',
+    f'"{LOCAL}", or {VALKEY_URL.allowed}',
+    lambda text: LOCAL if text == LOCAL else _read(text),
+)
+
+LimitsBackend = Annotated[ValkeyURL | Literal["local"], LIMITS_BACKEND]

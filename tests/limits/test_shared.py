@@ -1,0 +1,448 @@
+"""Hosts that count together on a real server: exactly, as each would by itself, and without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, Self
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from sidecar.identity import PLAIN, Charge, Quota
+from sidecar.limits import backend as backend_module
+from sidecar.limits.awaited import Awaited
+from sidecar.limits.backend import Backend
+from sidecar.limits.local import LocalLimiter
+from sidecar.limits.policy import Limit, Rules
+from sidecar.limits.shared import SharedLimiter
+from sidecar.valkey.client import Client
+from tests.clock import ManualClock
+from tests.valkey_server import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sidecar.limits.decision import Decision
+    from sidecar.limits.policy import Algorithm
+    from sidecar.limits.shared import OnError
+    from sidecar.settings import ValkeyURL
+
+ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket")
+each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+SILENT = Quota()
+FIVE = Rules(Limit(5, 60.0))
+HOUR = Rules(Limit(1000, 3600.0))
+EXPORT = Charge(3, "/export", "route", 4, 30.0)
+PASSWORD = "canary7Zq"
+
+_ids = count()
+
+
+class Host:
+    """A sidecar's limiter; several go by one clock, which is also the script's unless it is not."""
+
+    def __init__(
+        self,
+        url: ValkeyURL,
+        clock: ManualClock,
+        rules: Rules = FIVE,
+        on_error: OnError = "local",
+        *,
+        timeout_s: float = 10.0,
+        ahead_s: float | None = 0.0,
+    ) -> None:
+        self.clock = clock
+        self.backend = Backend(
+            Client(url, timeout_s=timeout_s),
+            rules.algorithm,
+            clock,
+            timeout_s=timeout_s,
+            meanwhile="it counts by itself",
+            read_moment=str if ahead_s is None else lambda: repr(clock.time() + ahead_s),
+        )
+        self.limiter = SharedLimiter(rules, clock, 100, self.backend, on_error)
+
+    async def use(
+        self,
+        key_id: str = "key-1",
+        quota: Quota = SILENT,
+        organization_id: str | None = None,
+        charge: Charge = PLAIN,
+    ) -> Decision:
+        decision = self.limiter.admit(key_id, quota, organization_id, charge)
+        if not isinstance(decision, Awaited):
+            return decision
+        answered: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        decision.then(answered.set_result)
+        return await answered
+
+    async def pass_times(self, attempts: int, quota: Quota = SILENT) -> int:
+        """Return how many of so many requests at once pass."""
+        decisions = await asyncio.gather(*(self.use(quota=quota) for _ in range(attempts)))
+        return sum(decision.allowed for decision in decisions)
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                if is_so():
+                    return
+                await asyncio.sleep(0.005)  # asked again until it is so
+
+    async def carried_out(self) -> None:
+        """Wait until nothing is under way."""
+        self.limiter.end(await self.use(f"another-{next(_ids)}"))
+
+    async def __aenter__(self) -> Self:
+        await self.limiter.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.limiter.stop()
+        self.limiter.close()
+
+
+@asynccontextmanager
+async def two_hosts(
+    url: ValkeyURL, rules: Rules = FIVE, **options: float | None
+) -> AsyncIterator[tuple[Host, Host]]:
+    clock = ManualClock()
+    async with Host(url, clock, rules, **options) as one, Host(url, clock, rules, **options) as two:  # type: ignore[arg-type]
+        yield one, two
+
+
+@pytest.fixture
+def url(valkey_server: ValkeyServer) -> ValkeyURL:
+    return valkey_server.url
+
+
+# Together
+
+
+@each_algorithm
+async def test_of_5000_at_once_on_two_hosts_exactly_1000_pass(
+    url: ValkeyURL, algorithm: Algorithm
+) -> None:
+    async with two_hosts(url, replace(HOUR, algorithm=algorithm)) as hosts:
+        assert sum(await asyncio.gather(*(host.pass_times(2500) for host in hosts))) == 1000
+
+
+async def test_all_checks_of_a_turn_go_in_one_call(valkey_server: ValkeyServer) -> None:
+    async with Host(valkey_server.url, ManualClock(), HOUR) as host:
+        await host.use()
+        valkey_server.call("CONFIG", "RESETSTAT")
+        assert await host.pass_times(backend_module.BATCH) == backend_module.BATCH
+        assert valkey_server.calls()["evalsha"] == 1
+
+
+@each_algorithm
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 400).map(lambda eighths: eighths / 8),
+            st.sampled_from(("key-1", "key-2")),
+            st.sampled_from((None, "org-1")),
+            st.sampled_from((PLAIN, EXPORT)),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+    quota=st.sampled_from(
+        (
+            SILENT,
+            Quota(max_requests=3, window_s=20.0),
+            Quota(request_count=2, last_request=1_799_999_990.0),
+            Quota(remaining=4, refill_amount=2, refill_interval_s=60.0),
+        )
+    ),
+)
+@settings(max_examples=25, deadline=None)
+async def test_a_host_decides_and_tells_as_it_would_by_itself(
+    shared_valkey: ValkeyServer,
+    algorithm: Algorithm,
+    steps: list[tuple[float, str, str | None, Charge, bool]],
+    quota: Quota,
+) -> None:
+    shared_valkey.flush()
+    clock = ManualClock()
+    rules = Rules(
+        *(Limit(5, 60.0), "row", algorithm, Limit(6, 90.0)), organization_at_once=6, key_at_once=5
+    )
+    alone = LocalLimiter(rules, clock, 100)
+    async with Host(shared_valkey.url, clock, rules) as host:
+        for pause_s, key_id, organization_id, charge, goes_back in steps:
+            clock.advance(pause_s)
+            decision = await host.use(key_id, quota, organization_id, charge)
+            other = alone.admit(key_id, quota, organization_id, charge)
+            if "too_many_at_once" in (decision.reason, other.reason):
+                # What this process can say by itself, it says before others are asked.
+                assert not other.allowed
+                continue
+            assert (decision.allowed, decision.reason) == (other.allowed, other.reason)
+            if decision.reason != "quota_exhausted":
+                assert decision.headers() == other.headers()
+            assert decision.retry_after_s == other.retry_after_s
+            if goes_back and decision.allowed:
+                assert host.limiter.give_back(decision) is alone.give_back(other) is True
+                assert decision.headers() == other.headers()
+                await host.carried_out()
+            if pause_s > 20 or goes_back:
+                host.limiter.end(decision)
+                alone.end(other)
+            assert host.limiter.in_progress == alone.in_progress
+    alone.close()
+
+
+async def test_a_row_says_where_its_key_stands_only_while_nobody_knows(url: ValkeyURL) -> None:
+    clock_time = 1_800_000_000.0
+    quota = Quota(request_count=3, last_request=clock_time - 10)
+    async with two_hosts(url) as (one, two):
+        first = await one.use(quota=quota)
+        assert (first.remaining, first.reset_after_s) == (1, 50.0)
+        assert (await two.use(quota=quota)).remaining == 0
+        assert not (await one.use(quota=quota)).allowed
+
+
+async def test_what_one_host_gives_back_another_may_take(url: ValkeyURL) -> None:
+    async with two_hosts(url) as (one, two):
+        decisions = [await one.use() for _ in range(5)]
+        assert not (await two.use()).allowed
+        assert one.limiter.give_back(decisions[0])
+        assert not one.limiter.give_back(decisions[0]), "once"
+        await one.carried_out()
+        assert [(await two.use()).allowed for _ in range(2)] == [True, False]
+
+
+async def test_what_is_counted_for_a_client_that_has_gone_is_given_back(url: ValkeyURL) -> None:
+    rules = replace(FIVE, key_at_once=5)
+    quota = Quota(remaining=5)
+    async with Host(url, ManualClock(), rules) as host:
+        for _ in range(5):
+            decision = host.limiter.admit("key-1", quota)
+            assert isinstance(decision, Awaited)
+            decision.then(lambda _: pytest.fail("nobody is there to be told"))
+            decision.abandon()
+        await host.carried_out()
+        assert not host.limiter.in_progress
+        assert await host.pass_times(9, quota) == 5
+
+
+async def test_what_is_refused_took_nothing_of_what_is_counted_here(url: ValkeyURL) -> None:
+    quota = Quota(remaining=7)
+    async with Host(url, ManualClock(), replace(FIVE, key_at_once=9)) as host:
+        assert [(await host.use(quota=quota)).reason for _ in range(7)] == [
+            *["ok"] * 5,
+            *["rate_limited"] * 2,
+        ]
+        assert list(host.limiter.in_progress.values()) == [5]
+        host.clock.advance(60)
+        assert [(await host.use(quota=quota)).reason for _ in range(3)] == [
+            *["ok"] * 2,
+            "quota_exhausted",
+        ]
+
+
+async def test_who_has_too_many_in_progress_is_told_without_asking(url: ValkeyURL) -> None:
+    async with Host(url, ManualClock(), replace(FIVE, key_at_once=1)) as host:
+        first = await host.use()
+        refused = host.limiter.admit("key-1", SILENT)
+        assert (refused.reason, refused.remaining) == ("too_many_at_once", 4)
+        host.limiter.end(first)
+        assert (await host.use()).allowed
+
+
+async def test_a_key_without_a_limit_waits_for_nobody(url: ValkeyURL) -> None:
+    async with Host(url, ManualClock()) as host:
+        assert host.limiter.admit("key-1", Quota(enabled=False)).allowed
+
+
+async def test_a_look_tells_the_last_standing_known_and_waits_for_nobody(url: ValkeyURL) -> None:
+    async with two_hosts(url) as (one, two):
+        assert not one.limiter.peek("key-1", SILENT).limited, "nothing is known yet"
+        await one.use()
+        for _ in range(2):
+            await two.use()
+        assert one.limiter.peek("key-1", SILENT).remaining == 4
+        assert two.limiter.peek("key-1", SILENT).remaining == 2
+        one.clock.advance(60)
+        assert one.limiter.peek("key-1", SILENT).remaining == 5
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400.25, -0.4, 0.4, 1e6 + 0.6])
+@each_algorithm
+async def test_it_is_the_servers_clock_that_counts(
+    url: ValkeyURL, algorithm: Algorithm, ahead_s: float
+) -> None:
+    async with two_hosts(url, replace(FIVE, algorithm=algorithm), ahead_s=ahead_s) as (one, two):
+        decisions = [await one.use() for _ in range(5)]
+        refused = await two.use()
+        assert not refused.allowed
+        assert 0 < refused.retry_after_s <= 60
+        assert one.limiter.give_back(decisions[4])
+        await one.carried_out()
+        assert (await two.use()).allowed
+        one.clock.advance(60)
+        assert await two.pass_times(9) == 5
+
+
+async def test_without_another_clock_it_is_the_servers_own(url: ValkeyURL) -> None:
+    async with two_hosts(url, ahead_s=None) as (one, two):
+        first = await one.use()
+        assert first.reset_after_s == 60.0
+        assert (await two.use()).reset_after_s == pytest.approx(60.0, abs=5)
+
+
+async def test_names_there_tell_nobody_who_is_meant(valkey_server: ValkeyServer) -> None:
+    async with Host(valkey_server.url, ManualClock()) as host:
+        await host.use("key-of-ada")
+    (name,) = valkey_server.call("KEYS", "*")
+    assert name.startswith(b"sidecar:fixed-window:")
+    assert b"ada" not in name
+
+
+async def test_what_is_given_back_last_arrives_before_the_end(url: ValkeyURL) -> None:
+    clock = ManualClock()
+    async with Host(url, clock) as host:
+        decisions = [await host.use() for _ in range(5)]
+        host.limiter.give_back(decisions[0])
+    async with Host(url, clock) as host:
+        assert await host.pass_times(9) == 1
+
+
+# Without it
+
+
+async def test_a_host_counts_on_by_itself_from_where_it_stood(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock()) as host:
+        assert await host.pass_times(3) == 3
+        own_valkey.stop()
+        assert await host.pass_times(9) == 2
+        refused = await host.use()
+        assert (refused.reason, refused.limit) == ("rate_limited", 5)
+
+
+async def test_while_it_fails_nobody_waits(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock(), timeout_s=0.2) as host:
+        own_valkey.pause()
+        assert (await host.use()).allowed
+        assert not host.backend.is_up
+        assert not isinstance(host.limiter.admit("key-1", SILENT), Awaited)
+        own_valkey.resume()
+
+
+async def test_where_it_is_to_deny_it_denies(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock(), on_error="deny") as host:
+        own_valkey.stop()
+        for _ in range(3):
+            refused = await host.use(quota=Quota(remaining=9))
+            assert (refused.allowed, refused.reason) == (False, "limits_unavailable")
+            assert refused.retry_after_s == 1
+            assert not refused.limited
+        assert (await host.use("key-2", Quota(enabled=False))).allowed, "there is nothing to count"
+
+
+@pytest.mark.parametrize("on_error", ["local", "deny"])
+async def test_it_comes_back_by_itself(
+    own_valkey: ValkeyServer, on_error: OnError, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "sidecar.limits")
+    async with Host(own_valkey.url, ManualClock(), on_error=on_error) as host:
+        await host.use()
+        own_valkey.stop()
+        for _ in range(5):
+            await host.use()
+        own_valkey.start()
+        await host.until(lambda: host.backend.is_up)
+        assert isinstance(host.limiter.admit("key-1", SILENT), Awaited)
+        await host.carried_out()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "nothing listens there" in caplog.text
+
+
+async def test_one_that_was_paused_is_asked_again(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock(), timeout_s=0.2) as host:
+        own_valkey.pause()
+        await asyncio.gather(*(host.use() for _ in range(300)))
+        own_valkey.resume()
+        await host.until(lambda: host.backend.is_up)
+
+
+async def test_it_need_not_be_there_at_the_start(own_valkey: ValkeyServer) -> None:
+    own_valkey.stop()
+    async with Host(own_valkey.url, ManualClock()) as host:
+        assert not host.backend.is_up
+        assert await host.pass_times(9) == 5
+        own_valkey.start()
+        await host.until(lambda: host.backend.is_up)
+
+
+async def test_one_that_was_emptied_begins_anew(valkey_server: ValkeyServer) -> None:
+    async with Host(valkey_server.url, ManualClock()) as host:
+        assert await host.pass_times(9) == 5
+        valkey_server.flush()
+        valkey_server.call("SCRIPT", "FLUSH")
+        assert await host.pass_times(9) == 5
+        assert host.backend.is_up
+
+
+async def test_so_many_may_wait_and_no_more(
+    url: ValkeyURL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "WAITING", 2)
+    async with Host(url, ManualClock(), replace(HOUR, key_at_once=3), "deny") as host:
+        decisions = await asyncio.gather(*(host.use() for _ in range(3)))
+        assert [each.reason for each in decisions] == ["ok", "ok", "limits_unavailable"]
+        assert list(host.limiter.in_progress.values()) == [2]
+
+
+async def test_who_has_waited_too_long_is_not_asked_about_any_more(url: ValkeyURL) -> None:
+    async with Host(url, ManualClock(), HOUR, "deny", timeout_s=10.0) as host:
+        late = asyncio.ensure_future(host.use())
+        await asyncio.sleep(0)
+        host.clock.advance(11)
+        assert (await late).reason == "limits_unavailable"
+        assert host.backend.is_up
+
+
+async def test_no_secret_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    server = ValkeyServer("--requirepass", PASSWORD, password=PASSWORD)
+    try:
+        wrong = replace(server.url, password=SecretStr(f"not-{PASSWORD}"))
+        async with Host(wrong, ManualClock()) as host:
+            assert not host.backend.is_up
+        right = replace(server.url, password=SecretStr(PASSWORD))
+        async with Host(right, ManualClock()) as host:
+            assert await host.pass_times(9) == 5
+            server.stop()
+            await host.use()
+    finally:
+        server.close()
+    assert "refuses the password" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+async def test_what_is_no_such_server_is_down(own_valkey: ValkeyServer) -> None:
+    own_valkey.call("ACL", "SETUSER", "default", "-eval", "-evalsha")
+    async with Host(own_valkey.url, ManualClock()) as host:
+        assert not host.backend.is_up
+
+
+async def test_what_was_counted_is_told_of(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock()) as host:
+        await host.pass_times(9)
+        own_valkey.stop()
+        await host.pass_times(2)
+        told = {sample.metric.name: sample.value[0] for sample in host.backend.samples()}
+    assert told == {
+        "sidecar_limit_backend_up": 0,
+        "sidecar_limit_backend_outages_total": 1,
+        "sidecar_limit_backend_calls_total": 3,
+        "sidecar_limit_backend_checks_total": 9,
+        "sidecar_limit_backend_unanswered_total": 2,
+    }
