@@ -518,6 +518,14 @@ def _rules(limits: config.Limits) -> Rules:
 
 def _shared_limiter(limits: config.Limits, clock: Clock) -> SharedLimiter | None:
     """Return who counts requests where other hosts do, if that is wanted. Raises StartError."""
+    backend = make_backend(limits, clock)
+    if backend is None:
+        return None
+    return SharedLimiter(_rules(limits), clock, limits.entries, backend, limits.on_error)
+
+
+def make_backend(limits: config.Limits, clock: Clock) -> Backend | None:
+    """Return the server that hosts count in, if there is one. Raises StartError."""
     url = limits.backend
     if not isinstance(url, ValkeyURL):
         return None
@@ -525,14 +533,13 @@ def _shared_limiter(limits: config.Limits, clock: Clock) -> SharedLimiter | None
         client = make_client(url, timeout_s=limits.timeout)
     except ValkeyDriverMissing as error:
         raise StartError(f"limits.backend: {error}", is_mistake=True) from error
-    backend = Backend(
+    return Backend(
         client,
         limits.algorithm,
         clock,
         timeout_s=limits.timeout,
         meanwhile=_MEANWHILE[limits.on_error],
     )
-    return SharedLimiter(_rules(limits), clock, limits.entries, backend, limits.on_error)
 
 
 def limits_file(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> Path | None:

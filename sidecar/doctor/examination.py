@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.doctor.checks import (
+    backend,
     changes,
     clock,
     files,
@@ -66,6 +67,7 @@ CHECKS: Final = (
     _Check("keys.term", keys.term),
     _Check("keys.age", keys.age),
     _Check("limits", limits.look),
+    _Check("limits.backend", backend.look, needs_store=False),
     _Check("routes", routes.look),
     _Check("upstreams", upstreams.look, needs_store=False),
     _Check("listen.tls", listener.certificate, needs_store=False),

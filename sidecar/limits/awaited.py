@@ -31,6 +31,7 @@ class Awaited(Decision):
     def abandon(self) -> None:
         """Drop the decision: its caller has gone. What it counts is given back."""
         self.is_abandoned = True
+        self._callback = None
 
     def deliver(self, decision: Decision) -> None:
         """Hand over the decision."""

@@ -102,7 +102,7 @@ class Backend:
     async def start(self) -> None:
         """Find out whether the server answers; if it does not, go on asking."""
         try:
-            await self._run(())
+            await self.ping()
         except ValkeyError as error:
             self._on_failure(error)
 
@@ -110,14 +110,21 @@ class Backend:
         """Have what waits carried out, as far as that is answered in time, and disconnect."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * self._timeout_s):
-                while self.is_up and (self._waiting or self._calling):
-                    self._send()
-                    await asyncio.wait(self._calling, return_when=asyncio.FIRST_COMPLETED)
+                self._send()
+                while self._calling:  # the end of each begins the next
+                    await asyncio.wait(self._calling)
+                    await asyncio.sleep(0)
         tasks = [*self._calling, *(() if self._probing is None else (self._probing,))]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
+
+    async def ping(self) -> float:
+        """Return the server's clock, having run the script for no request. Raises ValkeyError."""
+        (now,) = await self._run(())
+        (moment,) = _MOMENT.unpack(now)
+        return float(moment)
 
     def ask(
         self, keys: Sequence[bytes], raw: bytes, on_answer: Callable[[Answer | None], None]
@@ -216,7 +223,7 @@ class Backend:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PROBE_S)
             with contextlib.suppress(ValkeyError):
-                await self._run(())
+                await self.ping()
                 self.is_up = True
         self._probing = None
         _LOG.warning("limits.backend answers again: hosts count together")

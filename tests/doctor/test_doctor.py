@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.clock import SystemClock
 from sidecar.doctor import examination, survey
-from sidecar.doctor.checks import files
+from sidecar.doctor.checks import backend, files
 from sidecar.doctor.examination import Outcome, examine
 from sidecar.doctor.findings import ok, problem
 from sidecar.doctor.telling import outcome_as_json, outcome_as_text
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
     from tests.postgres import PostgresServer
     from tests.sockets.world import World
+    from tests.valkey_server import ValkeyServer
 
 FEW = '[listen]\nhost = "127.0.0.1"\nport = 0\nmax_connections = 10'
 """So few clients that descriptors suffice anywhere."""
@@ -211,7 +212,7 @@ def test_names_of_checks_are_what_they_are() -> None:
         *("store", "store.rights", "store.files", "store.indexes", "store.clock"),
         "store.changes",
         *("session.secrets", "session.cookie", "sessions"),
-        *("keys.organization", "keys.term", "keys.age", "limits"),
+        *("keys.organization", "keys.term", "keys.age", "limits", "limits.backend"),
         *("routes", "upstreams", "listen.tls", "listen.open_files"),
     ]
 
@@ -823,6 +824,31 @@ async def test_limits_that_do_not_hold_are_no_warning(
     shown, *others = await findings(settings, "limits")
     assert shown.what.startswith(told_as)
     assert len(others) == warnings
+
+
+async def test_a_host_that_counts_by_itself_needs_no_server(world: World) -> None:
+    assert await told(settings_for(world.path), "limits.backend") == [
+        ("skipped", "requests are counted on this host: limits.backend names no server")
+    ]
+
+
+async def test_the_server_that_counts_is_tried(
+    world: World, own_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = f'[limits]\nbackend = "{own_valkey.url}"\ntimeout = "5s"'
+    settings = settings_for(world.path, extra=extra)
+    (found,) = await findings(settings, "limits.backend")
+    assert re.fullmatch(rf"{own_valkey.url} answers in [0-9.]+ ms", found.what)
+    monkeypatch.setattr(backend, "_SLOW_MS", -1.0)
+    assert [verdict for verdict, _ in await told(settings, "limits.backend")] == ["warning"]
+    own_valkey.call("ACL", "SETUSER", "default", "-eval")
+    own_valkey.call("SCRIPT", "FLUSH")
+    (found,) = await findings(settings, "limits.backend")
+    assert found.verdict == "problem"
+    assert "does not let user default do this" in found.what
+    own_valkey.stop()
+    (found,) = await findings(settings, "limits.backend")
+    assert (found.verdict, found.what) == ("problem", f"{own_valkey.url}: nothing listens there")
 
 
 async def test_many_kinds_of_limits_are_cut(world: World) -> None:

@@ -44,7 +44,8 @@ def test_secrets_that_were_read_are_neither_shown_nor_dumped(tmp_path: Path) -> 
     text = config(
         f'session.secrets = ["{LONG_CANARY}", "env:A"]\nidentity.internal_token = "env:B"\n'
         'listen.tls = { cert_file = "tls.crt", key_file = "tls.key", key_password = "env:C" }\n'
-        'store.url = "env:D"\nstore.secondary = "env:E"',
+        'store.url = "env:D"\nstore.secondary = "env:E"\n'
+        'limits.backend = "env:E"',
         auth='["session"]',
     )
     environ = {
@@ -61,6 +62,8 @@ def test_secrets_that_were_read_are_neither_shown_nor_dumped(tmp_path: Path) -> 
         repr(settings.session),
         str(settings.store.url),
         str(settings.store.secondary),
+        repr(settings.limits),
+        str(settings.limits.backend),
         repr(settings.identity),
         repr(settings.listen),
         repr(settings.model_dump()),
@@ -104,6 +107,7 @@ def test_a_value_from_outside_is_in_no_mistake(place: str, form: str, tmp_path: 
         pytest.param(f'store.url = "sqlite:///a?key={CANARY}"', id="store-query"),
         pytest.param(f'store.secondary = "valkey://:{CANARY}@h:0"', id="secondary-password"),
         pytest.param(f'store.secondary = "valkeys://h?{CANARY}=1"', id="secondary-setting"),
+        pytest.param(f'limits.backend = "valkey://:{CANARY}@h:0"', id="backend-password"),
         pytest.param(f'session.trusted_origins = ["https://u:{CANARY}@h"]', id="origin-password"),
         pytest.param(f'upstreams.a.urls = ["http://u:{CANARY}@h"]', id="upstream-password"),
         pytest.param(f'session.secrets = ["{LONG_CANARY}', id="unfinished-text"),
