@@ -114,6 +114,7 @@ class Backend:
                 while self._calling:  # the end of each begins the next
                     await asyncio.wait(self._calling)
                     await asyncio.sleep(0)
+        self._waiting.clear()
         tasks = [*self._calling, *(() if self._probing is None else (self._probing,))]
         for task in tasks:
             task.cancel()
@@ -131,7 +132,8 @@ class Backend:
     ) -> bool:
         """Have a check carried out, and return True; or return False, and nothing comes of it.
 
-        Its answer comes to *on_answer*, later, and None where there is none: within two timeouts.
+        Its answer comes to *on_answer*, later, and None where there is none: within two timeouts,
+        three where the script has to be sent.
         """
         if not self.is_up or len(self._waiting) >= WAITING:
             self._unanswered += 1
@@ -168,8 +170,7 @@ class Backend:
 
     def _on_called(self, task: asyncio.Task[None]) -> None:
         self._calling.discard(task)
-        if not task.cancelled():
-            self._send()
+        self._send()
 
     async def _call(self, batch: Sequence[_Check]) -> None:
         try:
@@ -183,13 +184,19 @@ class Backend:
         self._checks += len(batch)
         (moment,) = _MOMENT.unpack(now)
         for check, raw in zip(batch, replies, strict=True):
-            check.on_answer(Answer(moment, raw))
+            self._tell(check, Answer(moment, raw))
 
     def _leave(self, checks: Sequence[_Check]) -> None:
         """Say of these that there is no answer."""
         self._unanswered += len(checks)
         for check in checks:
-            check.on_answer(None)
+            self._tell(check, None)
+
+    def _tell(self, check: _Check, answer: Answer | None) -> None:
+        try:
+            check.on_answer(answer)
+        except Exception:  # noqa: BLE001 - the border: the other checks have their answers
+            _LOG.exception("a decision on a limit failed inside the sidecar")
 
     async def _run(self, batch: Sequence[_Check]) -> list[bytes]:
         """Return the moment, and the answer to each check. Raises ValkeyError."""

@@ -117,23 +117,25 @@ class Budget:
 
     def look(self, now: float) -> int:
         """Return how many requests may pass now, below 0 for none by far; the meter holds why."""
-        meter = self.meter
-        if not self.is_known:
-            meter.begin(*self._began)
-            return meter.look(now, self.limit)
-        table, slot = self._table, self._slot
+        table, slot, meter = self._table, self._slot, self.meter
+        if table.words[slot >> 3] >> 1 != self.tag:
+            slot = self._find()
+            if slot == _NOWHERE:
+                meter.begin(*self._began)
+                return meter.look(now, self.limit)
         meter.read(table.buffer, table.live(slot), slot + KEPT_AT)
         return meter.look(now, self.limit)
 
     @property
     def is_known(self) -> bool:
-        """Whether the table knows anything of it; looks where."""
-        table, slot = self._table, self._slot
-        if table.words[slot >> 3] >> 1 == self.tag:
-            return True
-        self._slot = table.find(self.tag) or _NOWHERE
+        """Whether the table knows anything of it."""
+        return self._table.words[self._slot >> 3] >> 1 == self.tag or self._find() != _NOWHERE
+
+    def _find(self) -> int:
+        """Return its slot, having looked for it."""
+        self._slot = self._table.find(self.tag) or _NOWHERE
         self._hinted_until = 0.0
-        return self._slot != _NOWHERE
+        return self._slot
 
     def terms(self, now: float) -> tuple[float, float, float, float]:
         """Return requests and window, and how long ago how many were counted if none is known of.
@@ -151,11 +153,9 @@ class Budget:
         """Put down a meter's *state* that another counted; return how many requests may pass."""
         self.meter.take_over(state)
         room = self.meter.look(now, self.limit)
-        if self.is_known:  # which finds the slot; there would be two otherwise
-            self._table.write(self._slot, self.meter)
-            self._hint(now)
-        else:
-            self._save(now)
+        if self._table.words[self._slot >> 3] >> 1 != self.tag:
+            self._find()  # there would be two otherwise
+        self._save(now)
         return room
 
     def take(self, now: float, cost: int) -> None:

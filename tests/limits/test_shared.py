@@ -7,6 +7,7 @@ import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -315,7 +316,61 @@ async def test_what_is_given_back_last_arrives_before_the_end(url: ValkeyURL) ->
         assert await host.pass_times(9) == 1
 
 
+async def test_who_has_gone_is_not_told_of_a_refusal_either(url: ValkeyURL) -> None:
+    async with Host(url, ManualClock(), replace(FIVE, key_at_once=9)) as host:
+        assert await host.pass_times(9) == 5
+        decision = host.limiter.admit("key-1", SILENT)
+        assert isinstance(decision, Awaited)
+        decision.then(lambda _: pytest.fail("nobody is there to be told"))
+        decision.abandon()
+        await host.carried_out()
+        assert list(host.limiter.in_progress.values()) == [5]
+
+
+def fail_over(decision: Decision) -> None:
+    raise ValueError(decision.reason)
+
+
+async def test_who_fails_over_an_answer_fails_alone(
+    url: ValkeyURL, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Host(url, ManualClock()) as host:
+        decision = host.limiter.admit("key-1", SILENT)
+        assert isinstance(decision, Awaited)
+        decision.then(fail_over)
+        assert (await host.use()).remaining == 3
+    assert "failed inside the sidecar" in caplog.text
+
+
 # Without it
+
+
+async def test_who_has_gone_is_not_told_of_the_failure(own_valkey: ValkeyServer) -> None:
+    async with Host(own_valkey.url, ManualClock(), replace(FIVE, key_at_once=9)) as host:
+        own_valkey.stop()
+        decision = host.limiter.admit("key-1", SILENT)
+        assert isinstance(decision, Awaited)
+        decision.then(lambda _: pytest.fail("nobody is there to be told"))
+        decision.abandon()
+        await host.until(lambda: not host.backend.is_up)
+        assert not host.limiter.in_progress
+
+
+class Stranger:
+    """Answers, but not to what was asked."""
+
+    async def call(self, *command: str | bytes | int) -> bytes:
+        return b"PONG"
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+async def test_whoever_answers_to_something_else_is_down() -> None:
+    backend = Backend(Stranger(), "fixed-window", ManualClock(), timeout_s=1.0, meanwhile="alone")
+    await backend.start()
+    assert not backend.is_up
+    await backend.stop()
 
 
 async def test_a_host_counts_on_by_itself_from_where_it_stood(own_valkey: ValkeyServer) -> None:
@@ -427,6 +482,17 @@ async def test_no_secret_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     assert PASSWORD not in caplog.text
 
 
+async def test_a_user_may_do_so_little_and_it_suffices(own_valkey: ValkeyServer) -> None:
+    page = Path(__file__).parents[2].joinpath("docs/limits.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("ACL SETUSER "))
+    own_valkey.call(*line.split())
+    user = replace(own_valkey.url, user="sidecar", password=SecretStr("password"), database=1)
+    async with Host(user, ManualClock()) as host:
+        assert host.backend.is_up
+        assert await host.pass_times(9) == 5
+        assert host.backend.is_up
+
+
 async def test_what_is_no_such_server_is_down(own_valkey: ValkeyServer) -> None:
     own_valkey.call("ACL", "SETUSER", "default", "-eval", "-evalsha")
     async with Host(own_valkey.url, ManualClock()) as host:
@@ -438,7 +504,7 @@ async def test_what_was_counted_is_told_of(own_valkey: ValkeyServer) -> None:
         await host.pass_times(9)
         own_valkey.stop()
         await host.pass_times(2)
-        told = {sample.metric.name: sample.value[0] for sample in host.backend.samples()}
+        told = {sample.metric.name: sample.value[0] for sample in host.limiter.samples()}
     assert told == {
         "sidecar_limit_backend_up": 0,
         "sidecar_limit_backend_outages_total": 1,
