@@ -189,6 +189,8 @@ def test_nothing_stays_for_good(script: Script) -> None:
         pytest.param(b"\xff" * 48, id="no-numbers-of-a-sliding-window"),
         pytest.param(Struct("<6d").pack(*[1e300] * 6), id="too-large"),
         pytest.param(Struct("<2d").pack(-1.0, -1.0), id="below-0"),
+        pytest.param(Struct("<2d").pack(BEGIN, 1e300), id="too-many"),
+        pytest.param(Struct("<6d").pack(BEGIN, 1e300, 0, 0, 0, 0), id="too-many-in-a-sliding-one"),
     ],
 )
 def test_what_cannot_be_is_not_believed(script: Script, raw: bytes) -> None:
