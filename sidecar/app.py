@@ -27,6 +27,7 @@ from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
 from sidecar.limits.table_file import TableUnusable
+from sidecar.limits.write_back import WriteBack
 from sidecar.observe import app_log, catalogue
 from sidecar.observe.access_log import AccessLog, LineLog
 from sidecar.observe.metrics import Registry
@@ -127,6 +128,11 @@ class Sidecar:
             resolver=resolver or SystemResolver(),
             limiter=self._shared_limiter,
         )
+        self._write_back: WriteBack | None = None
+        if settings.limits.write_back:
+            self._write_back = WriteBack(
+                self._plane.limiter, self._store, settings.limits.write_back, self._clock
+            )
         self._certificate = _certificate(settings, self._clock)
         self._registry = Registry(
             *(self._plane.samples, failures.samples, self._authenticator.samples),
@@ -194,6 +200,8 @@ class Sidecar:
         await self._keep_counts()
         if self._shared_limiter is not None:
             await self._shared_limiter.start()
+        if self._write_back is not None:
+            self._write_back.start()
         try:
             await start_listener(self._gateway, "listen", listen.host, listen.port)
             if self._is_alone:
@@ -222,6 +230,8 @@ class Sidecar:
             if self._shared_limiter is not None:
                 stack.push_async_callback(self._shared_limiter.stop)
             stack.push_async_callback(self._store.close)
+            if self._write_back is not None:
+                stack.push_async_callback(self._write_back.close)
             stack.push_async_callback(self._authenticator.close)
             stack.push_async_callback(self._probe.close)
             stack.push_async_callback(self._stop_opening)

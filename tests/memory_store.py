@@ -7,12 +7,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
-from sidecar.store.base import REREAD, StoreUnavailable
+from sidecar.store.base import REREAD, StoreUnavailable, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from sidecar.store.base import Account, KeyRecord, Look, Renewal, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, Look, Renewal, SessionRecord, Use
 
 T = TypeVar("T")
 K = TypeVar("K", "KeyRecord", "SessionRecord")
@@ -31,6 +31,8 @@ class MemoryStore:
         self.broken: Exception | None = None
         """Raised instead of an answer, for a store with a bug."""
         self.renewed: list[Renewal] = []
+        self.uses: list[Use] = []
+        """What was written to it."""
         """Those that moved a session, in order."""
         self.queries = 0
         self.asked: list[object] = []
@@ -108,6 +110,11 @@ class MemoryStore:
                 self.renewed.append(renewal)
                 return True
         return False
+
+    async def write_uses(self, uses: Sequence[Use]) -> Sequence[Written]:
+        written = await self._answer([Written() for _ in uses])
+        self.uses += uses
+        return written
 
     async def find_accounts(self, user_ids: Collection[str]) -> Mapping[str, Account | None]:
         self.asked += user_ids

@@ -527,7 +527,8 @@ async def test_counts_that_cannot_be_kept_are_counted_all_the_same(
     file = file if message is None else str(world.path.parent / file)
     ask = request(b"GET /v1/chat", world.key_line)
     for _ in range(2):
-        async with running(world.path, extra=f'[limits]\nfile = "{file}"') as run:
+        extra = f'[limits]\nfile = "{file}"\nwrite_back = "0s"'
+        async with running(world.path, extra=extra) as run:
             assert left(await run.ask(ask)) == "999999"
     assert ("a restart forgets them" in caplog.text) is (message is not None)
     assert message is None or message in caplog.text

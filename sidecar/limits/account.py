@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from sidecar.limits.allowance import Allowance
@@ -37,10 +38,30 @@ class Plan:
 class Account:
     """A key as its row describes it."""
 
-    __slots__ = ("_plans", "allowance", "charge", "plan", "quota")
+    __slots__ = (
+        "_plans",
+        "allowance",
+        "charge",
+        "gathered_at",
+        "last",
+        "looked_at",
+        "plan",
+        "quota",
+        "used",
+        "window",
+    )
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, now: float) -> None:
         self.quota = quota
+        self.used = 0
+        """What requests came to that were admitted and are not on their way to the row."""
+        self.last = self.looked_at = -inf
+        """When the last request was admitted, and when one was decided on at length; as all times
+        here, of the table's clock."""
+        self.gathered_at = now
+        """Since when `used` counts."""
+        self.window: float | None = None
+        """When the window opened of which something was last written to the row."""
         self.allowance = _allowance(quota)
         self.charge: Charge | None = None
         self.plan: Plan | None = None
@@ -64,12 +85,28 @@ class Account:
             self._plans = {self.charge: self.plan, charge: plan}
         self.charge, self.plan = charge, plan
 
-    def follow(self, quota: Quota) -> None:
-        """Take what the row says by now; counts go on, unless somebody set what remains."""
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether there is anything that the row does not know."""
+        allowance = self.allowance
+        return bool(
+            self.used
+            or self.last > self.gathered_at
+            or (allowance is not None and (allowance.spent or allowance.refilled_at))
+        )
+
+    def follow(self, quota: Quota, *, writes_back: bool) -> None:
+        """Take what the row says by now; counts go on.
+
+        If somebody set what remains, that counts, less what was taken and is to be written yet.
+        """
         seen, self.quota = self.quota, quota
         self.charge = self.plan = self._plans = None
         if (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill):
-            self.allowance = _allowance(quota)
+            if writes_back and self.allowance is not None and quota.remaining is not None:
+                self.allowance.follow(quota, quota.remaining)
+            else:
+                self.allowance = _allowance(quota)
 
 
 def _allowance(quota: Quota) -> Allowance | None:

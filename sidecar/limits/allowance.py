@@ -14,11 +14,23 @@ NO_REFILL_RETRY_S = 3600
 class Allowance:
     """The calls that a key has left until its next refill; times are Unix seconds."""
 
-    __slots__ = ("last_refill", "left")
+    __slots__ = ("granted", "last_refill", "refilled_at", "spent")
 
-    def __init__(self, left: int, last_refill: float | None) -> None:
-        self.left = left
+    def __init__(
+        self, granted: int, last_refill: float | None, *, refilled_at: float = 0.0
+    ) -> None:
+        self.granted = granted
+        """What the row has, as far as known, or has after its refill."""
+        self.spent = 0
+        """What was taken of that and is not known to be written to the row."""
         self.last_refill = last_refill
+        self.refilled_at = refilled_at
+        """When it was refilled here, while that is not known to be written; else 0."""
+
+    @property
+    def left(self) -> int:
+        """How many calls are left; below 0 where others took more than there were."""
+        return self.granted - self.spent
 
     def refilled(self, quota: Quota, now: float) -> Allowance:
         """Return this allowance, or the one that replaces it where a refill is due at *now*.
@@ -32,7 +44,15 @@ class Allowance:
             self.last_refill = min(self.last_refill, now)
             if now - self.last_refill <= quota.refill_interval_s:
                 return self
-        return Allowance(quota.refill_amount, now)
+        return Allowance(quota.refill_amount, now, refilled_at=now)
+
+    def follow(self, quota: Quota, remaining: int) -> None:
+        """Take what somebody wrote to the row; what was taken since is taken of that."""
+        if self.refilled_at and quota.refill_interval_s:
+            last = quota.last_refill
+            if last is None or self.refilled_at - last > quota.refill_interval_s:
+                return  # a refill that is not written yet replaces whatever the row says
+        self.granted, self.last_refill, self.refilled_at = remaining, quota.last_refill, 0.0
 
     def retry_after_s(self, quota: Quota, now: float) -> int:
         """Return in how many whole seconds to come again, once nothing is left."""

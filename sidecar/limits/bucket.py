@@ -62,6 +62,9 @@ class TokenBucket:
         self.mark = now
         self.left_s = self._missing * limit.window_s / max(1, limit.requests)
 
+    def standing(self, now: float, limit: Limit) -> tuple[int, float | None]:
+        return limit.requests - self.look(now, limit), None
+
     def wait_s(self, now: float, limit: Limit, cost: int) -> float:
         if cost > limit.requests:
             return limit.window_s

@@ -11,6 +11,7 @@ from sidecar.limits.table import KEPT_AT, LIVE_AT, LIVE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.limits.account import Account
     from sidecar.limits.locks import Lock
     from sidecar.limits.meters import Meter
     from sidecar.limits.policy import Limit
@@ -38,6 +39,7 @@ class Budget:
         "_lock",
         "_slot",
         "_table",
+        "account",
         "key",
         "limit",
         "lines",
@@ -69,6 +71,8 @@ class Budget:
         whole, what is left again, and when it will be whole in Unix seconds."""
         self.key = b""
         """What it is called where other hosts count it, too."""
+        self.account: Account | None = None
+        """Whose it is, where that is somebody's alone."""
         self._table = table
         self._began = began
         self._slot = _NOWHERE
@@ -157,6 +161,15 @@ class Budget:
             self._find()  # there would be two otherwise
         self._save(now)
         return room
+
+    def standing(self, now: float) -> tuple[int, float | None] | None:
+        """Return what is counted, as its meter tells; None where the table knows nothing of it."""
+        table = self._table
+        slot = table.find(self.tag)
+        if slot is None:
+            return None
+        self.meter.read(table.buffer, table.live(slot), slot + KEPT_AT)
+        return self.meter.standing(now, self.limit)
 
     def take(self, now: float, cost: int) -> None:
         """Count a request, after a look."""

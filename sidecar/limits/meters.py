@@ -54,6 +54,12 @@ class Meter(Protocol):
     def take(self, now: float, limit: Limit, cost: int) -> None:
         """Count a request of this *cost*, which may be more than may pass."""
 
+    def standing(self, now: float, limit: Limit) -> tuple[int, float | None]:
+        """Return how many are counted, and since when where that is since one moment.
+
+        In place of `look`, by an algorithm that has such a moment even after its window has ended.
+        """
+
     def wait_s(self, now: float, limit: Limit, cost: int) -> float:
         """Return in how many seconds a request of this *cost* may pass, if nobody else comes.
 

@@ -8,6 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Literal
 
 from sidecar.identity import PLAIN
+from sidecar.limits.account import Account
 from sidecar.limits.awaited import Awaited
 from sidecar.limits.decision import Decision
 from sidecar.limits.local import BUSY_RETRY_S, LocalLimiter, refusal_of, standing_of
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.identity import Charge, Quota
-    from sidecar.limits.account import Account, Plan
+    from sidecar.limits.account import Plan
     from sidecar.limits.backend import Answer, Backend
     from sidecar.limits.budget import Budget
     from sidecar.limits.policy import Limit, Rules
@@ -54,6 +55,8 @@ class SharedLimiter(LocalLimiter):
         self._on_error = on_error
         self._algorithm = rules.algorithm
         self._state = Struct(f"<d{FIELDS[rules.algorithm]}d")
+        self._lag_s = 0.0
+        """What the table's clock is behind the backend's, beside those seconds."""
         self._ahead_s = 0
         """By how many whole seconds the backend's clock is before the table's. Whole ones: so no
         moment is rounded on its way."""
@@ -84,15 +87,15 @@ class SharedLimiter(LocalLimiter):
             account = self._begin(key_id, quota)
         else:
             self._accounts.move_to_end(key_id)
-            if account.quota is not quota:
-                account.follow(quota)
+        if account.quota is not quota:
+            account.follow(quota, writes_back=self.writes_back)
         plan = self._other_plan(account, key_id, organization_id, charge, now)
         by_itself = partial(super().admit, key_id, quota, organization_id, charge)
         if not plan.budgets:
             return by_itself()
         if not self._backend.is_up:
             return self._without_backend(by_itself)
-        asked = _Asked(plan.budgets, charge.cost, by_itself)
+        asked = _Asked(account, plan.budgets, charge.cost, by_itself)
         refusal = self._take_here(asked, account, plan, now)
         if refusal is not None:
             return refusal
@@ -115,8 +118,10 @@ class SharedLimiter(LocalLimiter):
     ) -> Decision:
         """Return how a key stands as far as this host knows, without waiting for anything."""
         now = self._clock.monotonic() + self._offset_s
-        plan = self._plan(key_id, quota, organization_id, charge, now)
-        return self._standing(plan, now)
+        account = self._accounts.get(key_id) or Account(quota, now)
+        if account.quota is not quota:
+            account.follow(quota, writes_back=self.writes_back)
+        return self._standing(self._plan(account, key_id, organization_id, charge, now), now)
 
     def give_back(self, decision: Decision) -> bool:
         """Take back what an allowed request was counted for, here and in the backend.
@@ -128,6 +133,13 @@ class SharedLimiter(LocalLimiter):
         if taken and decision.ahead_s is not None:
             self._uncount(taken, decision.cost, decision.ahead_s)
         return was_counted
+
+    def _since_s(self, now: float, at: float) -> float:
+        return super()._since_s(now + self._lag_s, at)
+
+    def _counted_at(self, account: Account, now: float) -> float:
+        # The others' requests are told of with each of our own.
+        return account.last
 
     def _budget(
         self, kind: int, policy: str, limit: Limit, name: str, began: tuple[float, int]
@@ -164,6 +176,8 @@ class SharedLimiter(LocalLimiter):
         decision = self._decision(asked, answer)
         if decision.allowed:
             decision.held, decision.allowance = asked.held, asked.allowance
+            asked.account.used += asked.cost
+            asked.account.last = self._clock.monotonic() + self._offset_s
         else:
             self._let_go(asked)
         if not asked.is_abandoned:
@@ -199,6 +213,7 @@ class SharedLimiter(LocalLimiter):
         ahead_s = backend_now - (self._clock.monotonic() + self._offset_s)
         if abs(ahead_s - self._ahead_s) > _OTHER_CLOCK_S:
             self._ahead_s = round(ahead_s)
+        self._lag_s = ahead_s - self._ahead_s
         return self._ahead_s
 
     def _uncount(self, taken: Sequence[tuple[Budget, float]], cost: int, ahead_s: int) -> None:
@@ -213,6 +228,7 @@ class SharedLimiter(LocalLimiter):
         self, asked: _Asked, account: Account, plan: Plan, now: float
     ) -> Decision | None:
         """Take what this process counts for itself, before another can; or return the refusal."""
+        account.looked_at = now
         wall = self._clock.time()
         allowance = account.allowance
         if allowance is not None:
@@ -225,7 +241,7 @@ class SharedLimiter(LocalLimiter):
             if asked.held is None:
                 return self._standing(plan, now).denied("too_many_at_once", BUSY_RETRY_S)
         if allowance is not None:
-            allowance.left -= asked.cost
+            allowance.spent += asked.cost
             asked.allowance = allowance
         return None
 
@@ -233,15 +249,22 @@ class SharedLimiter(LocalLimiter):
         """Take back what was taken here before the backend was asked."""
         self.end(asked)
         if asked.allowance is not None:
-            asked.allowance.left += asked.cost
+            asked.allowance.spent -= asked.cost
             asked.allowance = None
 
 
 class _Asked(Awaited):
     """A decision that the backend was asked for."""
 
-    def __init__(self, budgets: Sequence[Budget], cost: int, by_itself: partial[Decision]) -> None:
+    def __init__(
+        self,
+        account: Account,
+        budgets: Sequence[Budget],
+        cost: int,
+        by_itself: partial[Decision],
+    ) -> None:
         super().__init__()
+        self.account = account
         self.budgets = budgets
         self.cost = cost
         self.by_itself = by_itself

@@ -133,6 +133,9 @@ class SlidingWindow:
         self.mark = now
         self.left_s = (self._whole_after(0) - max(0.0, share)) * limit.window_s
 
+    def standing(self, now: float, limit: Limit) -> tuple[int, float | None]:
+        return limit.requests - self.look(now, limit), None
+
     def wait_s(self, now: float, limit: Limit, cost: int) -> float:
         length_s = limit.window_s
         count, before = self._count, self._before

@@ -89,6 +89,9 @@ class FixedWindow:
         # What was counted in this window goes back to no other.
         self.mark = self._opened_at
 
+    def standing(self, now: float, limit: Limit) -> tuple[int, float | None]:
+        return self._count, self._opened_at
+
     def wait_s(self, now: float, limit: Limit, cost: int) -> float:
         return self.left_s
 

@@ -295,6 +295,11 @@ class Limits(Section):
     entries: Annotated[int, whole_number(1, 10_000_000)] = setting(
         100_000, "limits that are counted at once, with 62 bytes for each; the least used go first"
     )
+    write_back: DurationOrZero = setting(
+        "10s",
+        "how often what was used is written to the keys' rows, where the store's role may; `0s`:"
+        " never",
+    )
     organization: OrganizationLimit | None = setting(None, "see [limits.organization]")
     at_once: AtOnceLimits = Field(default_factory=AtOnceLimits)
     failures: FailureLimits = Field(default_factory=FailureLimits)

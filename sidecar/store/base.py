@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -115,6 +116,44 @@ class Renewal:
     updated_at: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """What was used of an API key since the last time; times are Unix seconds. Told apart by
+    identity.
+    """
+
+    key_id: str
+    last_request: float = 0.0
+    """0 for none."""
+    requests: int | None = None
+    """How many requests to add to those that are counted; None where none are counted."""
+    since: float | None = None
+    """When the window opened that they were counted in. What the row counted before is another's;
+    None: it goes on.
+    """
+    most: int | None = None
+    """How many are counted in all, at most; None where that is not known."""
+    most_at: float = inf
+    """Until when they are; of requests after that, others have to be believed."""
+    calls: int = 0
+    """What was taken of what remains."""
+    refilled_at: float = 0.0
+    """When that was refilled; 0 for not at all."""
+    refill_amount: int = 0
+    refill_interval_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a use that was to be written."""
+
+    is_done: bool = True
+    """False: others kept changing the row; to be tried again."""
+    remaining: int | None = None
+    """As the row has it by now, as all that follows; None where the row is gone, too."""
+    last_refill: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What has changed in the store, as far as it told."""
@@ -185,6 +224,15 @@ class Store(Protocol):
 
         It is not where the session is gone, or has another expiry than the one that was read.
         Raises WriteRefused where the store takes no such write.
+        """
+        ...
+
+    async def write_uses(self, uses: Sequence[Use]) -> Sequence[Written]:
+        """Add what was used to what the rows say, of one key each; tell what became of each.
+
+        At most REREAD. A row that is gone stays so, and what others changed meanwhile stays
+        changed. After StoreUnavailable the very same objects have to be tried again before others:
+        none is written twice. Raises WriteRefused where the store takes no such write.
         """
         ...
 

@@ -96,7 +96,7 @@ def key_of(
         readable = False
     return KeyRecord(
         id=key_id,
-        quota=_quota(row, interval_may_be_days=interval_may_be_days),
+        quota=quota_of(row, interval_may_be_days=interval_may_be_days),
         enabled=flag(row.get("enabled"), unset=True),
         expires_at=expires_at,
         account=account,
@@ -248,7 +248,8 @@ def _joined(roles: Sequence[str | None]) -> str:
     return ",".join(dict.fromkeys(name for name in names if name))
 
 
-def _quota(row: Mapping[str, object], *, interval_may_be_days: bool) -> Quota:
+def quota_of(row: Mapping[str, object], *, interval_may_be_days: bool) -> Quota:
+    """Return the limits of a key, and what was used of them; columns that lack are NULL."""
     interval = _count(row.get("refillInterval"))
     unit_s = _DAY_S if interval_may_be_days and interval and interval < 1000 else 0.001
     window = _count(row.get("rateLimitTimeWindow"))

@@ -16,13 +16,14 @@ from sidecar.store.answers import Answers
 from sidecar.store.base import LayoutError, StoreUnavailable
 from sidecar.store.handles import Handle
 from sidecar.store.statements import OWNER_ROWS
-from sidecar.store.values import as_written
+from sidecar.store.uses import READ, Uses
+from sidecar.store.values import as_written, text
 from sidecar.store.writes import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
-    from sidecar.store.base import Account, KeyRecord, Renewal, SessionRecord
+    from sidecar.store.base import Account, KeyRecord, Renewal, SessionRecord, Use, Written
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.records import Owner
@@ -36,7 +37,7 @@ Question = str
 """The name of a statement: those in `sidecar.store.statements.Statements`, and a store's own."""
 
 
-Writing = Literal["renew_session"]
+Writing = Literal["renew_session", "use_key"]
 """The names of those that write."""
 
 
@@ -96,6 +97,7 @@ class RowStore(ABC, Generic[D]):
         self._database: D | None = None
         self._opening: asyncio.Task[D] | None = None
         self._watching: Watcher | None = None
+        self._uses = Uses(self._read_uses, self._write_uses, self._is_undone)
         self._background: set[asyncio.Task[Any]] = set()
 
     @abstractmethod
@@ -240,6 +242,21 @@ class RowStore(ABC, Generic[D]):
 
     async def renew_sessions(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
         return await self.change("renew_session", [_change(renewal) for renewal in renewals])
+
+    async def write_uses(self, uses: Sequence[Use]) -> Sequence[Written]:
+        return await self._uses.write(uses)
+
+    async def _read_uses(self, ids: Sequence[str]) -> dict[str, Mapping[str, object]]:
+        _, rows = await self.ask("key_uses", Secret((orjson.dumps(ids).decode(),)))
+        named = (dict(zip(READ, row, strict=False)) for row in rows)
+        return {text(row["id"]) or "": row for row in named}
+
+    async def _write_uses(self, changes: Sequence[Change]) -> Sequence[bool]:
+        return await self.change("use_key", changes)
+
+    def _is_undone(self, error: StoreUnavailable) -> bool:
+        """Whether a change that failed so certainly changed nothing."""
+        return False
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         if not is_text(user_id + organization_id):

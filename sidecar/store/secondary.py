@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sidecar.store.base import KeyRecord, SessionRecord, StoreUnavailable
+from sidecar.store.base import KeyRecord, SessionRecord, StoreUnavailable, WriteRefused
 from sidecar.store.entries import read_key, read_session
 from sidecar.store.rows import NOTHING as NO_PARAMETERS
 from sidecar.store.rows import is_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from sidecar.identity import CredentialKind
-    from sidecar.store.base import Account, Look, Renewal
+    from sidecar.store.base import Account, Look, Renewal, Use, Written
     from sidecar.store.entries import KeyEntry, SessionEntry
     from sidecar.store.layout import Layout
     from sidecar.store.making import Rows
@@ -192,6 +192,12 @@ class SecondaryStore:
         Of what is in the storage alone it tells nothing. Raises StoreUnavailable.
         """
         return await self._database.consult(compose, parameters)
+
+    async def write_uses(self, uses: Sequence[Use]) -> Sequence[Written]:
+        # Entries of the storage cannot be changed without undoing what others change meanwhile.
+        if self._holds is not None and "api_key" in self._holds:
+            raise WriteRefused("API keys are in the secondary storage, which is only read")
+        return await self._database.write_uses(uses)
 
     async def find_role(self, user_id: str, organization_id: str) -> str | None:
         return await self._database.find_role(user_id, organization_id)

@@ -177,6 +177,10 @@ class SQLiteStore(RowStore[_Database]):
                 self._retire(database, "it failed")
             raise
 
+    def _is_undone(self, error: StoreUnavailable) -> bool:
+        # Who waited no longer leaves a thread behind, which may write yet.
+        return not isinstance(error, StoreTimeout)
+
     async def _current(self, *, create: bool) -> _Database:
         """Return the database that is at the path now, connected to anew where it is another."""
         if self._closed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.store.base import MEMBERSHIPS_READ, REREAD, WriteRefused
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS
+from sidecar.store.uses import READ, USED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,8 @@ class Statements:
     """Empty where there is no table of sessions."""
     find_owners: str
     """By the ids of users or organizations, a list in JSON."""
+    key_uses: str
+    """What was used of keys, and what remains, by their ids, a list in JSON."""
     has_keys: str
     """One value: whether there is any key at all."""
     find_role: str
@@ -79,6 +82,7 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
         if layout.has_sessions
         else "",
         find_owners=_find_owners(layout, stamp, dialect),
+        key_uses=_key_uses(layout, stamp, dialect),
         has_keys=sql("SELECT EXISTS (SELECT 1 FROM", layout.table("apikey"), "),", stamp),
         find_role=_find_role(layout, stamp, dialect),
         ping=sql("SELECT", stamp),
@@ -88,13 +92,14 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
 
 def compose_updates(layout: Layout, dialect: Dialect) -> dict[Writing, Update]:
     """Return the statements that change rows, by name; of tables that are there."""
-    if not layout.has_sessions:
-        return {}
-    return {
-        "renew_session": _update(
+    updates: dict[Writing, Update] = {
+        "use_key": _update(layout, dialect, "apikey", values=USED, seen=USED)
+    }
+    if layout.has_sessions:
+        updates["renew_session"] = _update(
             layout, dialect, "session", values=("expiresAt", "updatedAt"), seen=("expiresAt",)
         )
-    }
+    return updates
 
 
 def _find_key(layout: Layout, stamp: str, dialect: Dialect, by: str = "key") -> str:
@@ -142,6 +147,16 @@ def _find_owners(layout: Layout, stamp: str, dialect: Dialect) -> str:
     owning, join = _owning_organization(layout, dialect, "text")
     owned = _Owned(dialect.each(), "text", (owning, "x.owner"), join)
     return _with_account(layout, dialect, owned, stamp, OWNER_ROWS)
+
+
+def _key_uses(layout: Layout, stamp: str, dialect: Dialect) -> str:
+    key = columns_of(layout, "apikey", "a")
+    fields = [dialect.plain(key(name), layout.type_of("apikey", name)) for name in READ]
+    is_asked = dialect.same(key("id"), layout.type_of("apikey", "id"), "x.owner", "text")
+    return sql(
+        *("SELECT", ", ".join((*fields, stamp)), "FROM (", dialect.each(), ") AS x"),
+        *("JOIN", layout.table("apikey"), "AS a ON", is_asked),
+    )
 
 
 def _owning_organization(
