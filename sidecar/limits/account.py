@@ -92,7 +92,10 @@ class Account:
         return bool(
             self.used
             or self.last > self.gathered_at
-            or (allowance is not None and (allowance.spent or allowance.refilled_at))
+            or (
+                allowance is not None
+                and (allowance.spent or allowance.refilled_at or allowance.is_doubted)
+            )
         )
 
     def follow(self, quota: Quota, *, writes_back: bool) -> None:

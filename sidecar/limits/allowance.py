@@ -14,7 +14,15 @@ NO_REFILL_RETRY_S = 3600
 class Allowance:
     """The calls that a key has left until its next refill; times are Unix seconds."""
 
-    __slots__ = ("granted", "last_refill", "refilled_at", "spent")
+    __slots__ = (
+        "granted",
+        "in_flight",
+        "is_doubted",
+        "last_refill",
+        "refilled_at",
+        "spent",
+        "superseded",
+    )
 
     def __init__(
         self, granted: int, last_refill: float | None, *, refilled_at: float = 0.0
@@ -23,6 +31,12 @@ class Allowance:
         """What the row has, as far as known, or has after its refill."""
         self.spent = 0
         """What was taken of that and is not known to be written to the row."""
+        self.in_flight = 0
+        """What of that is being written, while the row was not seen to have it."""
+        self.superseded: int | None = None
+        """What the row had before it was last written from here."""
+        self.is_doubted = False
+        """Whether the row is to be looked at, which the next write does."""
         self.last_refill = last_refill
         self.refilled_at = refilled_at
         """When it was refilled here, while that is not known to be written; else 0."""
@@ -52,6 +66,14 @@ class Allowance:
             last = quota.last_refill
             if last is None or self.refilled_at - last > quota.refill_interval_s:
                 return  # a refill that is not written yet replaces whatever the row says
+        if remaining == self.superseded and remaining > self.granted:
+            # Most likely read before it was written. If somebody set it back, the next write tells.
+            self.is_doubted = True
+            return
+        if remaining == self.granted - self.in_flight:
+            # What is being written has been, and the row came sooner than the answer.
+            self.spent -= self.in_flight
+            self.in_flight = 0
         self.granted, self.last_refill, self.refilled_at = remaining, quota.last_refill, 0.0
 
     def retry_after_s(self, quota: Quota, now: float) -> int:

@@ -164,6 +164,8 @@ class LocalLimiter:
                     since, account.window = wall - since_s, opened_at
         account.gathered_at = now
         allowance, quota = account.allowance, account.quota
+        if allowance is not None:
+            allowance.in_flight = allowance.spent
         use = Use(
             key_id,
             0.0 if account.last == -inf else wall - (now - account.last),

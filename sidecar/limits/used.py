@@ -26,16 +26,26 @@ class Used:
 
     def settle(self, written: Written) -> None:
         """Take note of what became of it."""
-        account, allowance = self.account, self.allowance
+        self._settle_calls(written)
         if not written.is_done:
-            account.used += self.requests
-            # What else it said is said again, since it is still known.
-            account.window = None
+            self.account.used += self.requests
+            # The next one says again when its window opened.
+            self.account.window = None
+
+    def _settle_calls(self, written: Written) -> None:
+        allowance, calls = self.allowance, self.use.calls
+        if allowance is None:
             return
-        if allowance is not None:
-            allowance.spent -= self.use.calls
-            # Unless somebody's change came between: what it left is read again, being changed now.
-            if written.remaining is not None and allowance.granted == self.granted:
-                allowance.granted = written.remaining
-                allowance.last_refill = written.last_refill
-                allowance.refilled_at = 0.0
+        in_flight, allowance.in_flight = allowance.in_flight, 0
+        if not written.is_done:
+            allowance.spent += calls - in_flight
+            return
+        allowance.spent -= in_flight
+        seen = self.granted - (calls - in_flight)
+        # If somebody's change was seen meanwhile, that counts. This one is seen in its turn.
+        if written.remaining is not None and allowance.granted == seen:
+            allowance.superseded = self.granted if calls else None
+            allowance.is_doubted = False
+            allowance.granted = written.remaining
+            allowance.last_refill = written.last_refill
+            allowance.refilled_at = 0.0

@@ -250,11 +250,59 @@ class TestRemaining:
         scene.rows.gate = asyncio.Event()
         writing = asyncio.create_task(scene.write_back.write())
         await asyncio.sleep(0)
-        scene.use(quota=replace(quota, remaining=2))
+        after = replace(quota, remaining=2)
+        assert scene.use(quota=after).allowed
         scene.rows.gate.set()
         await writing
-        after = replace(quota, remaining=2)
+        assert [scene.use(quota=after).allowed for _ in range(2)] == [True, False]
+
+    async def test_what_somebody_sets_while_it_is_written_counts_less_what_is(self) -> None:
+        scene = self.scene(4)
+        quota = Quota(enabled=False, remaining=4)
+        scene.use(2, quota=quota)
+        scene.rows.gate = asyncio.Event()
+        writing = asyncio.create_task(scene.write_back.write())
+        await asyncio.sleep(0)
+        assert scene.use(quota=replace(quota, remaining=5)).allowed
+        scene.rows.gate.set()
+        await writing
+        # Written on top of that: 5 - 2, of which one was taken above.
+        after = replace(quota, remaining=3)
         assert [scene.use(quota=after).allowed for _ in range(3)] == [True, True, False]
+
+    async def test_a_row_that_was_read_before_it_was_written_gives_nothing_back(self) -> None:
+        scene = self.scene(4)
+        quota = Quota(enabled=False, remaining=4)
+        scene.use(1, quota=quota)
+        await scene.write()
+        scene.use(1, quota=replace(quota, remaining=3))
+        await scene.write()
+        # Of the first write, but come after the second.
+        scene.limiter.peek("key-1", replace(quota, remaining=2))
+        late = replace(quota, remaining=3)
+        assert [scene.use(quota=late).allowed for _ in range(3)] == [True, True, False]
+
+    async def test_somebody_who_sets_back_what_was_written_is_followed_with_the_next_write(
+        self,
+    ) -> None:
+        scene = self.scene(1)
+        quota = Quota(enabled=False, remaining=1)
+        scene.use(1, quota=quota)
+        await scene.write()
+        assert not scene.use(quota=replace(quota, remaining=0)).allowed
+        scene.rows.remaining["key-1"] = 1
+        after = replace(quota, remaining=1)
+        assert not scene.use(quota=after).allowed
+        await scene.write()
+        assert [scene.use(quota=after).allowed for _ in range(2)] == [True, False]
+
+    async def test_what_is_put_off_is_still_taken(self) -> None:
+        scene = self.scene(4)
+        quota = Quota(enabled=False, remaining=4)
+        scene.use(2, quota=quota)
+        scene.rows.puts_off = {"key-1"}
+        await scene.write()
+        assert [scene.use(quota=quota).allowed for _ in range(3)] == [True, True, False]
 
     async def test_what_somebody_set_counts_less_what_is_not_written_yet(self) -> None:
         scene = self.scene()

@@ -50,6 +50,9 @@ auth = ["session"]
 roles = ["owner", "admin"]
 """
 EXTRA = """
+[limits]
+write_back = "200ms"
+
 [limits.failures]
 requests = 1000000
 
