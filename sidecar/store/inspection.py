@@ -22,6 +22,7 @@ from sidecar.store.questions import (
 )
 from sidecar.store.records import KEY_FIELDS, key_record
 from sidecar.store.rows import NOTHING, Secret
+from sidecar.store.uses import USED
 from sidecar.store.values import text, unix_time
 
 if TYPE_CHECKING:
@@ -126,6 +127,19 @@ class Inspection:
             writes = zip(("INSERT", "UPDATE", "DELETE", "TRUNCATE"), may, strict=True)
             rights.append(Rights(ours, bool(hides), tuple(verb for verb, is_so in writes if is_so)))
         return rights
+
+    async def lacks_writing(self) -> list[str]:
+        """Return the columns, quoted for SQL, where what was used of keys cannot be written.
+
+        Nothing where there are no roles.
+        """
+        if self._own.rights is None:
+            return []
+        layout = await self.layout()
+        name = Secret((self._own.name(layout, "apikey"),))
+        (may,) = await self._ask(lambda layout, _: self._own.may_write(layout, USED), name)
+        columns = [layout.column("apikey", column) for column in USED]
+        return [column for column, is_so in zip(columns, may, strict=True) if not is_so]
 
     async def journal_mode(self) -> str | None:
         """Return how a SQLite file is written; None for other databases."""

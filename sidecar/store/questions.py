@@ -9,7 +9,7 @@ from sidecar.store.records import KEY_FIELDS
 from sidecar.store.statements import DOCUMENTS, columns_of, of_organization, sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
@@ -119,6 +119,13 @@ class Own:
     rights: str | None = None
     """Gives whether rows are hidden, then whether each kind of change is allowed."""
     journal: str | None = None
+
+    def may_write(self, layout: Layout, columns: Sequence[str]) -> str:
+        """Return what gives whether each of these *columns* of keys may be changed, by a role."""
+        names = (layout.columns["apikey"][name].replace("'", "''") for name in columns)
+        return "SELECT " + ", ".join(
+            f"pg_catalog.has_column_privilege({_TABLE}, '{name}', 'UPDATE')" for name in names
+        )
 
 
 def _sqlite_index(layout: Layout, table: str, column: str) -> str:

@@ -354,6 +354,8 @@ def guarded(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
         made.execute(f"CREATE ROLE {ROLE} LOGIN")
         made.execute(f'GRANT USAGE ON SCHEMA "{made.schema}" TO {ROLE}')
         made.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA "{made.schema}" TO {ROLE}')
+        written = '"requestCount", "lastRequest", "remaining", "lastRefillAt"'
+        made.execute(f"GRANT UPDATE ({written}) ON {made.table('apikey')} TO {ROLE}")
         yield made
         made.execute(f"DROP OWNED BY {ROLE}; DROP ROLE {ROLE}")
 
@@ -388,6 +390,21 @@ async def test_a_role_that_sees_too_little_or_may_do_too_much(
     ]
     guarded.execute(f"ALTER TABLE {guarded.table('apikey')} DISABLE ROW LEVEL SECURITY")
     assert [each.verdict for each in await findings(settings, "store.rights")] == ["warning"]
+
+
+async def test_a_role_that_may_not_write_what_was_used_is_told_of_it(
+    guarded: PostgresDatabase, postgres_server: PostgresServer
+) -> None:
+    guarded.execute(f'REVOKE UPDATE ("remaining") ON {guarded.table("apikey")} FROM {ROLE}')
+    url = postgres_server.url(guarded.schema, user=ROLE)
+    (found,) = await findings(settings_for(url), "store.rights")
+    assert found.verdict == "warning"
+    assert found.remedy is not None
+    assert found.remedy.startswith(
+        'GRANT UPDATE ("remaining") ON "examined"."apikey" TO "patient";'
+    )
+    silent = settings_for(url, extra='[limits]\nwrite_back = "0s"')
+    assert [each.verdict for each in await findings(silent, "store.rights")] == ["ok"]
 
 
 async def test_a_right_that_lacks_is_told_with_its_grant(

@@ -68,8 +68,12 @@ async def test_both_count_on_each_others_numbers(scene: Scene) -> None:
 
 async def test_a_key_whose_window_is_full_is_refused_by_both(scene: Scene) -> None:
     site = scene.site
-    limit = {"rateLimitEnabled": True, "rateLimitMax": 3, "rateLimitTimeWindow": 3_600_000}
-    key = await site.issue_key(scene.ada, scene.acme, **limit)
+    key = await site.issue_key(
+        *(scene.ada, scene.acme),
+        rateLimitEnabled=True,
+        rateLimitMax=3,
+        rateLimitTimeWindow=3_600_000,
+    )
     for _ in range(3):
         await scene.admits(key)
     assert (await scene.ask(key)).status == 429
