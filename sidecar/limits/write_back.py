@@ -53,10 +53,6 @@ class WriteBack:
         self._is_closing = False
         self._refused_until = float("-inf")
         self._troubles: set[type[StoreError]] = set()
-        self.written = 0
-        """How many keys' rows were written, each time counted."""
-        self.failures = 0
-        """How many batches were not written."""
 
     def start(self) -> None:
         """Write from now on."""
@@ -119,7 +115,6 @@ class WriteBack:
             return False
         except Exception as error:  # noqa: BLE001 - a store's bug costs a batch, not all that follow
             self._batch = ()
-            self.failures += 1
             # Without its text: a driver quotes parameters there.
             _LOG.error("what was used of keys: not written: %s", type(error).__qualname__)
             return False
@@ -127,12 +122,10 @@ class WriteBack:
         self._troubles.clear()
         self._limiter.writes_back = True
         self._limiter.settle(zip(batch, outcomes, strict=True))
-        self.written += len(batch)
         return all(outcome.is_done for outcome in outcomes)
 
     def _tell(self, error: StoreError) -> None:
         """Log each kind of trouble once, until a write succeeds."""
-        self.failures += 1
         if type(error) not in self._troubles:
             self._troubles.add(type(error))
             _LOG.warning("what was used of keys is not written to the store for now: %s", error)

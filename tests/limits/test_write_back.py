@@ -364,7 +364,7 @@ class TestFailures:
         assert [record.getMessage() for record in caplog.records] == [
             "what was used of keys is not written to the store for now: away"
         ]
-        assert scene.write_back.failures == 3
+        assert scene.rows.attempts == 3
 
     async def test_a_role_that_may_only_read_is_told_once_and_asked_again_a_minute_later(
         self, caplog: pytest.LogCaptureFixture
