@@ -42,6 +42,7 @@ from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
 from sidecar.proxy.gateway import Gateway
 from sidecar.proxy.origin import Origin
+from sidecar.proxy.pacing import Pacer
 from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.request import HeadLimits
 from sidecar.proxy.splice import Splice
@@ -471,6 +472,7 @@ def make_plane(
         authenticator=authenticator,
         limiter=limiter or LocalLimiter(_rules(limits), clock, limits.entries),
         failures=failures,
+        pacer=Pacer(limits.failures.pause, clock),
         clusters={
             name: _cluster(
                 *(name, upstream, internal_lines, clock),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import Refusal, too_many_failures
+from sidecar.errors import BAD_CREDENTIALS, STORE_UNAVAILABLE, Refusal, too_many_failures
 from sidecar.limits.decision import whole_seconds
 from sidecar.limits.windows import Window
 from sidecar.observe.catalogue import FAILURE_NETWORKS, FAILURES, FAILURES_THROTTLED
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.observe.metrics import Sample
 
+FLOOD: Final = 500
+"""Bad credentials in a second, from wherever: more than mistakes make."""
+_FLOOD_S = 2.0
+"""How long it counts as a flood since there were so many."""
 _NETWORKS = 65_536
 _IPV6_PREFIX = 64
 """What one customer gets at least (RFC 6177): an address of it more or less says nothing."""
@@ -39,6 +43,11 @@ class FailureLimiter:
         self._windows: OrderedDict[str, Window] = OrderedDict()
         self._counted = 0
         self._refused = 0
+        self._refusal = too_many_failures(1)
+        """The last one: in a flood, the next is the same."""
+        self._second_began = 0.0
+        self._in_second = 0
+        self._flood_ends = 0.0
 
     def refusal(self, address: str) -> Refusal | None:
         """Return why what *address* sends is not looked at unless it is known, if it is not."""
@@ -46,7 +55,35 @@ class FailureLimiter:
         if not retry_after_s:
             return None
         self._refused += 1
-        return too_many_failures(retry_after_s)
+        refusal = self._refusal
+        if refusal.retry_after_s != retry_after_s:
+            refusal = self._refusal = too_many_failures(retry_after_s)
+        return refusal
+
+    def judge(self, outcome: Refusal, address: str) -> Refusal:
+        """Return what *address* is told in place of *outcome*, and count it if it is bad.
+
+        The more there were, the less it is told.
+        """
+        if outcome not in BAD_CREDENTIALS:
+            return outcome
+        throttled = self.refusal(address)
+        if throttled is not None:
+            return throttled
+        self.count(address)
+        return outcome
+
+    def is_to_rest(self, told: Refusal, address: str) -> bool:
+        """Return whether *address*, which was *told* this, is to wait before it tries again.
+
+        Who is over the limit is. In a flood so is whoever sent a bad credential, or has and could
+        not be served: each stays below the limit where they are many.
+        """
+        if told.status == 429:
+            return True
+        if told not in BAD_CREDENTIALS and told is not STORE_UNAVAILABLE:
+            return False
+        return self._clock.monotonic() < self._flood_ends and self.has_failed(address)
 
     def has_failed(self, address: str) -> bool:
         """Return whether a bad credential came from *address* in the window that is open."""
@@ -68,6 +105,7 @@ class FailureLimiter:
         self._counted += 1
         network = _network(address)
         now = self._clock.monotonic()
+        self._look_for_flood(now)
         window = self._windows.get(network)
         if window is None or not window.seconds_left(now, self._window_s):
             window = self._windows[network] = Window(now)
@@ -75,6 +113,14 @@ class FailureLimiter:
                 self._windows.popitem(last=False)
         window.count += 1
         self._windows.move_to_end(network)
+
+    def _look_for_flood(self, now: float) -> None:
+        if now - self._second_began >= 1.0:
+            self._second_began = now
+            self._in_second = 0
+        self._in_second += 1
+        if self._in_second > FLOOD:
+            self._flood_ends = now + _FLOOD_S
 
     def samples(self) -> Iterator[Sample]:
         """Tell what was counted, and how things stand."""

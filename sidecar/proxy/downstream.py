@@ -25,6 +25,9 @@ _logger = logging.getLogger(__name__)
 _WRITE_BUFFER_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
 """How much of the requests that follow is held while one is answered."""
+_REQUESTS_A_TURN = 8
+"""How many of a connection's requests are read in one turn of the loop, if the sidecar answers them
+by itself: whoever sends many ahead shares the loop with the others."""
 _EMPTY_LINE = b"\r\n"
 _NO_LINGER = struct.pack("ii", 1, 0)
 _LINGER_S = 2.0
@@ -32,16 +35,17 @@ _LINGER_BYTES = 1024 * 1024
 _FOREVER = float("inf")
 
 
-_IDLE, _HEAD, _EXCHANGE, _DISCARDING, _LINGERING, _CLOSED = range(6)
+_IDLE, _HEAD, _EXCHANGE, _DISCARDING, _RESTING, _LINGERING, _CLOSED = range(7)
 
 
 class Downstream(asyncio.Protocol):
     """One client connection: reads each request's head, then lets its exchange act.
 
     States: IDLE -> HEAD -> EXCHANGE -> IDLE, by way of DISCARDING where a refused request's body is
-    still to come; LINGERING after a response that closes while the client may still be sending;
-    CLOSED from any of them. Memory: one unfinished head, 64 KiB and one read of what follows the
-    request being answered, and the transport's write buffer. Raises nothing into the loop.
+    still to come; RESTING before any of this where bad credentials come in numbers, and nothing is
+    read; LINGERING after a response that closes while the client may still be sending; CLOSED from
+    any of them. Memory: one unfinished head, 64 KiB and one read of what follows the request being
+    answered, and the transport's write buffer. Raises nothing into the loop.
     """
 
     __slots__ = (
@@ -125,6 +129,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = _FOREVER
         connections = self._plane.connections
         connections.discard(self)
+        self._plane.pacer.leave(self)
         self._plane.turned_away -= self._is_turned_away
         if not connections:
             self._plane.emptied.set()
@@ -143,7 +148,7 @@ class Downstream(asyncio.Protocol):
         self._is_write_paused = False
         if self._exchange is not None:
             self._exchange.on_client_drained()
-        else:
+        elif self._state != _RESTING:
             self.resume_reading()
             self._advance()
 
@@ -189,6 +194,9 @@ class Downstream(asyncio.Protocol):
         if exchange.needs_body:
             self._be_rid_of_body(exchange, persist=persist)
         elif persist:
+            if exchange.is_to_rest:
+                self._rest()
+                return
             self._wait_for_request()
             if not self._is_reading:
                 self.resume_reading()
@@ -203,14 +211,29 @@ class Downstream(asyncio.Protocol):
     def _be_rid_of_body(self, exchange: Exchange, *, persist: bool) -> None:
         """Read past a body that nobody wants, if that is worth the next request."""
         rest = exchange.short_rest
-        if persist and rest is not None:
-            self._discarded = rest
-            self._state = _DISCARDING
-            self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.body_s
-            self.resume_reading()
-            self._advance()
-        else:
+        if not persist or rest is None:
             self._linger()
+            return
+        self._discarded = rest
+        if exchange.is_to_rest:
+            self._rest()
+        else:
+            self._read_past_body()
+
+    def _read_past_body(self) -> None:
+        self._state = _DISCARDING
+        self.deadline = self._plane.clock.monotonic() + self._plane.timeouts.body_s
+        self.resume_reading()
+        self._advance()
+
+    def _rest(self) -> None:
+        """Read nothing for a while. A client that goes away meanwhile is noticed at its end."""
+        plane = self._plane
+        self._state = _RESTING
+        # As one that is idle: where there is no room for others, it is given up before those.
+        self.deadline = plane.clock.monotonic() + plane.timeouts.idle_s
+        self.pause_reading()
+        plane.pacer.rest(self)
 
     def abort(self, *, reset: bool) -> None:
         """Break the connection so that the client sees the response as cut off."""
@@ -233,12 +256,14 @@ class Downstream(asyncio.Protocol):
             return self._exchange.activity
         if self._state == _IDLE:
             return "idle"
+        if self._state == _RESTING:
+            return "resting"
         return "request" if self._state in (_HEAD, _DISCARDING) else "closing"
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request."""
-        return self._state == _IDLE
+        """Whether it waits for a request, or is made to."""
+        return self._state == _RESTING or (self._state == _IDLE and not self._is_advancing)
 
     def on_deadline(self) -> None:
         """Act on having waited too long."""
@@ -247,7 +272,7 @@ class Downstream(asyncio.Protocol):
             self._exchange.on_deadline()
         elif self._state == _HEAD:
             self._refuse_head(HEAD_TIMEOUT)
-        elif self._transport is not None:
+        elif self._transport is not None and self._state != _RESTING:
             # Idle, discarding or lingering for long enough; or the client does not read the rest.
             if self._state != _LINGERING:
                 self._close()
@@ -258,7 +283,7 @@ class Downstream(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close as soon as no request is being answered."""
-        if self._state == _IDLE:
+        if self.is_idle:
             self._close()
 
     def cut(self) -> None:
@@ -269,17 +294,39 @@ class Downstream(asyncio.Protocol):
             # The end of a response, for a client that does not read it.
             self.abort(reset=True)
 
+    # Called by the pacer
+
+    def on_rested(self) -> None:
+        """Read on, if the connection is still there."""
+        if self._state != _RESTING:
+            return
+        if self._discarded is not None:
+            self._read_past_body()
+        else:
+            self._wait_for_request()
+            self.resume_reading()
+            self._advance()
+
     # Within
 
     def _advance(self) -> None:
         """Read on in what has arrived, request after request, until one has to be waited for."""
         if self._is_advancing:
-            # Called from within a request that ended at once: the loop below goes on.
+            # Called from within a request that ended at once, and the loop below goes on; or ahead
+            # of its turn.
+            self._hold()
             return
         self._is_advancing = True
+        left, is_later = _REQUESTS_A_TURN, False
         try:
             while self._held:
                 if self._state == _IDLE and not self._is_write_paused:
+                    if not left:
+                        is_later = True
+                        self._hold()
+                        asyncio.get_running_loop().call_soon(self._advance_in_turn)
+                        break
+                    left -= 1
                     if not self._begin_head():
                         break
                 elif not self._step():
@@ -289,7 +336,12 @@ class Downstream(asyncio.Protocol):
             _logger.exception("a request failed inside the sidecar")
             self._give_up()
         finally:
-            self._is_advancing = False
+            self._is_advancing = is_later
+
+    def _advance_in_turn(self) -> None:
+        """Go on where the last turn of the loop was used up."""
+        self._is_advancing = False
+        self._advance()
 
     def _give_up(self) -> None:
         exchange = self._exchange
@@ -301,8 +353,8 @@ class Downstream(asyncio.Protocol):
     def _step(self) -> bool:
         """Make one step with the bytes held; return whether another may follow."""
         state = self._state
-        if state == _IDLE:
-            # Whoever does not read the answers gets no further ones.
+        if state in (_IDLE, _RESTING):
+            # Whoever does not read the answers gets no further ones; nor who is to wait.
             return self._hold()
         if state == _HEAD:
             return self._read_head()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sidecar.auth.credentials import Presented
 from sidecar.auth.pending import Pending
 from sidecar.errors import (
     BAD_BODY,
-    BAD_CREDENTIALS,
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
     DRAINING,
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
 
     from sidecar.identity import Identity
     from sidecar.limits.local import Decision
+    from sidecar.proxy.client import Client
     from sidecar.proxy.cluster import Cluster
-    from sidecar.proxy.forwarded import Peer
     from sidecar.proxy.plane import Activity, Plane
     from sidecar.proxy.request import RequestHead
     from sidecar.proxy.response import ResponseHead
@@ -69,40 +68,6 @@ _CLIENT_GONE_STATUS = 499
 _FAILED_STATUS = 500
 """Logged where the sidecar itself failed: the client sees its connection break."""
 _FOREVER = float("inf")
-
-
-class Client(Protocol):
-    """The connection that a request came on."""
-
-    deadline: float
-    peer: Peer
-    scheme: bytes
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-
-    def pause_reading(self) -> None:
-        """Take in no more."""
-
-    def resume_reading(self) -> None:
-        """Take in again."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has to read before it is sent more."""
-
-    @property
-    def descriptor(self) -> int | None:
-        """What a body may be spliced from or to, right now."""
-
-    def read_on(self) -> None:
-        """Hand over what was held back behind the request."""
-
-    def on_exchange_done(self, *, persist: bool) -> None:
-        """The response is whole; *persist* tells whether another request may follow."""
-
-    def abort(self, *, reset: bool) -> None:
-        """Break the connection so that the client sees the response as cut off."""
 
 
 _DECIDING, _CONNECTING, _FORWARDING, _DONE = range(4)
@@ -153,6 +118,8 @@ class Exchange:
     _reason = "ok"
     is_last = False
     """Whether the client said that no request follows."""
+    is_to_rest = False
+    """Whether its connection is to be read from no further for a while."""
     bytes_in = 0
     bytes_out = 0
 
@@ -300,7 +267,7 @@ class Exchange:
         if isinstance(outcome, Refusal):
             if outcome.status == 403:
                 self._look_at_limit()
-            self._refuse(self._throttled(outcome) if outcome in BAD_CREDENTIALS else outcome)
+            self._refuse(self._judge_failure(outcome))
             return
         self._identity = outcome
         if outcome.quota is not None and outcome.key_id is not None:
@@ -348,14 +315,14 @@ class Exchange:
                 key.id, key.quota, organization_id, route.charge
             )
 
-    def _throttled(self, outcome: Refusal) -> Refusal:
-        """Return what a bad credential is told, which is less the more of them there were."""
-        failures, address = self._plane.failures, self._address
-        throttled = failures.refusal(address)
-        if throttled is not None:
-            return throttled
-        failures.count(address)
-        return outcome
+    def _judge_failure(self, outcome: Refusal) -> Refusal:
+        """Return what is answered; bad credentials count, and in numbers have their client wait."""
+        failures = self._plane.failures
+        judged = failures.judge(outcome, self._address)
+        # What a trusted proxy sends next may be anybody's.
+        if not self._client.peer.is_trusted and self._plane.pacer.pause_s:
+            self.is_to_rest = failures.is_to_rest(judged, self._address)
+        return judged
 
     def _forward(self) -> None:
         assert self._route is not None  # noqa: S101 - decided on before
@@ -763,14 +730,17 @@ class Exchange:
     # Ends
 
     def _refuse(self, refusal: Refusal) -> None:
-        if self.needs_body and self._head.expects_continue and not self._continued:
+        if self.needs_body and (
+            self.short_rest is None
             # The client may or may not send its body now: what comes next cannot be told apart.
-            self._persist = False
-        if self.needs_body and self.short_rest is None:
+            or (self._head.expects_continue and not self._continued)
+        ):
             self._persist = False
         self._status = refusal.status
-        self._uncount()
-        extra = self._limit_lines()
+        extra = b""
+        if self._decision is not None:
+            self._uncount()
+            extra = self._decision.headers()
         if self._origin and self._route is not None:
             extra += cors_lines(self._origin, self._route.origins)
         self._client.write(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.cluster import Cluster
     from sidecar.proxy.fields import RequestFields
     from sidecar.proxy.forwarded import TrustedProxies
+    from sidecar.proxy.pacing import Pacer
     from sidecar.proxy.request import HeadLimits
     from sidecar.routes import RouteTable
 
@@ -45,7 +46,7 @@ _UNDISTURBED_S = 1.0
 """Whoever has waited less may have a request on its way."""
 
 
-Activity = Literal["arriving", "idle", "request", "event_stream", "websocket", "closing"]
+Activity = Literal["arriving", "idle", "resting", "request", "event_stream", "websocket", "closing"]
 """What a client's connection is doing."""
 
 
@@ -96,6 +97,7 @@ class Plane:
     authenticator: Authenticator
     limiter: LocalLimiter
     failures: FailureLimiter
+    pacer: Pacer
     clusters: Mapping[str, Cluster]
     fields: RequestFields
     head_limits: HeadLimits

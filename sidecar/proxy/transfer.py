@@ -10,7 +10,8 @@ from sidecar.proxy.splice import Splice
 
 if TYPE_CHECKING:
     from sidecar.proxy.bodies import LengthReader
-    from sidecar.proxy.exchange import Client, Exchange
+    from sidecar.proxy.client import Client
+    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.upstream import UpstreamConnection
 
 

@@ -258,6 +258,11 @@ class FailureLimits(Section):
         60, "bad credentials in a window; beyond: 429 to whatever is not known to be good"
     )
     window: Duration = setting("1m", "the window; it opens with its first bad credential")
+    pause: DurationOrZero = setting(
+        "1s",
+        "how long nothing more is read from a connection on which that 429 was given, unless it is"
+        " a trusted proxy's",
+    )
 
 
 class Limits(Section):

@@ -21,6 +21,7 @@ from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.fields import RequestFields
 from sidecar.proxy.forwarded import TrustedProxies
 from sidecar.proxy.origin import Origin
+from sidecar.proxy.pacing import Pacer
 from sidecar.proxy.plane import Plane, Timeouts
 from sidecar.proxy.request import HeadLimits
 from sidecar.routes import Route, RouteTable
@@ -160,6 +161,7 @@ class Conversation:
         internal_lines: bytes = INTERNAL_LINE,
         has_log: bool = True,
         failures: int = 60,
+        pause_s: float = 1.0,
         rules: Rules | None = None,
         may_fail: bool = False,
     ) -> None:
@@ -199,12 +201,14 @@ class Conversation:
             clock=self.clock,
             neighbours=self.failures,
         )
+        self.pacer = Pacer(pause_s, self.clock)
         self.limiter = LocalLimiter(rules or Rules(Limit(1000, 3600.0)), self.clock, 100)
         self.plane = Plane(
             routes=RouteTable(routes),
             authenticator=self.authenticator,
             limiter=self.limiter,
             failures=self.failures,
+            pacer=self.pacer,
             clusters={"chat": self.cluster},
             fields=RequestFields(api_key_header, SessionCookies("better-auth").strip),
             head_limits=head_limits or HeadLimits(8192, 32768, 100),
@@ -328,6 +332,11 @@ class Conversation:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
+    async def settle_long(self) -> None:
+        """Let the loop do all that it can do by itself where it shares out its turns."""
+        for _ in range(8):
+            await self.settle()
+
     async def wait(self, seconds: float) -> None:
         """Let time pass, and what has waited too long be ended."""
         self.clock.advance(seconds)
@@ -351,6 +360,7 @@ class Conversation:
         assert not self.plane.connections
         assert self.plane.requests == 0
         assert len(self.plane.streams) == 0
+        assert len(self.pacer) == 0
         # Nothing but the tests looks at these, and only here.
         assert not self.plane._tasks  # noqa: SLF001
         still_open = [end for end in self.network.upstreams if end.is_open]

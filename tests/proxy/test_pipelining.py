@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.proxy.conversation import OK, Conversation
 from tests.proxy.responses import read
@@ -101,15 +104,15 @@ async def test_who_does_not_read_the_answers_gets_no_further_ones(talk: Conversa
     client.stop_reading()
     number = 1000
     client.send(b"".join(get(each, path=b"/nowhere") for each in range(number)))
-    await talk.settle()
+    await talk.settle_long()
     answered = len(talk.log)
     assert 64 * KIB <= answered * 300 < 128 * KIB
     assert client.is_held_back() is False, "less than 64 KiB wait"
     client.read(10 * KIB)
-    await talk.settle()
+    await talk.settle_long()
     assert len(talk.log) == answered, "the low mark is not reached"
     client.read()
-    await talk.settle()
+    await talk.settle_long()
     assert answers(client, number) == [(404, f"r{each}") for each in range(number)]
 
 
@@ -125,8 +128,74 @@ async def test_a_slow_reader_is_read_from_no_more_than_is_held(talk: Conversatio
         assert extra < 30
     client.send(get(1000 + extra, path=b"/nowhere"))
     client.read()
-    await talk.settle()
+    await talk.settle_long()
     assert answers(client, 1001 + extra) == [(404, f"r{each}") for each in range(1001 + extra)]
+
+
+async def test_whoever_sends_many_ahead_shares_the_loop(talk: Conversation) -> None:
+    many, one = talk.connect(), talk.connect("203.0.113.8")
+    count = 40
+    many.send(b"".join(get(each, path=b"/nowhere") for each in range(count)))
+    one.send(get(1000, path=b"/nowhere"))
+    order = [line["request_id"] for line in talk.log]
+    assert order == [*(f"r{each}" for each in range(8)), "r1000"]
+    await asyncio.sleep(0)
+    assert len(talk.log) == 8 + 1 + 8
+    await talk.settle()
+    assert answers(many, count) == [(404, f"r{each}") for each in range(count)]
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])  # the same bytes, cut in other places
+async def test_what_comes_ahead_of_its_turn_is_answered_in_it(step: int) -> None:
+    async with Conversation() as talk:
+        client = talk.connect()
+        client.send(b"".join(get(each, path=b"/nowhere") for each in range(9)))
+        rest = get(9) + get(10, path=b"/nowhere")
+        for begin in range(0, len(rest), step):
+            client.send(rest[begin : begin + step])
+        assert len(talk.log) == 8
+        await talk.settle()
+        assert talk.forwarded.count(b"GET /public") == 1
+        talk.upstream.send(OK)
+        await talk.settle()
+        expected = [(404, f"r{each}") for each in range(9)] + [(200, "r9"), (404, "r10")]
+        assert answers(client, 11) == expected
+
+
+async def test_no_more_is_read_than_is_held_ahead_of_its_turn(talk: Conversation) -> None:
+    client = talk.connect()
+    count = 40
+    client.send(b"".join(get(each, path=b"/nowhere") for each in range(9)))
+    for number in range(9, count):
+        client.send(get(number, path=b"/nowhere", padding=8 * KIB))
+    assert client.is_held_back()
+    assert client.unread_bytes > (count - 9 - 9) * 8 * KIB
+    await talk.settle_long()
+    assert answers(client, count) == [(404, f"r{each}") for each in range(count)]
+    assert not client.is_held_back()
+
+
+async def test_who_waits_for_a_turn_is_answered_though_the_sidecar_drains(
+    talk: Conversation,
+) -> None:
+    client = talk.connect()
+    client.send(b"".join(get(each, path=b"/nowhere") for each in range(12)))
+    assert len(talk.log) == 8
+    talk.plane.draining = True
+    for connection in list(talk.plane.connections):
+        connection.drain()
+    await talk.settle()
+    responses = read(client.received, *["GET"] * 9)
+    assert responses[-1].value("connection") == "close"
+    assert client.end == "eof", "the ninth was the last"
+
+
+async def test_who_goes_away_before_the_turn_leaves_nothing(talk: Conversation) -> None:
+    client = talk.connect()
+    client.send(b"".join(get(each, path=b"/nowhere") for each in range(40)))
+    client.reset()
+    await talk.settle()
+    assert len(talk.log) == 8 + 8, "the loss was told a turn later"
 
 
 async def test_requests_in_one_read_with_a_body_between_them() -> None:
