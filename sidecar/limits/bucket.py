@@ -11,6 +11,8 @@ from math import inf
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from sidecar.limits.table import LIVE_AT, LIVE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from mmap import mmap
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.limits.table import Table
 
 _LIVE = Struct("=dd")
+_read, _write = _LIVE.unpack_from, _LIVE.pack_into
 _AHEAD_S = 1.0
 """A moment further ahead than this is no moment; others read their clock a little later."""
 _NEARLY = 1e-6
@@ -36,8 +39,22 @@ class TokenBucket:
         self.begin(-inf, 0)
         self.left_s = self.mark = 0.0
 
-    def spend(self, table: Table, live: int, now: float, limit: Limit, cost: int) -> int | None:
-        return None
+    def spend(self, table: Table, slot: int, now: float, limit: Limit, cost: int) -> int | None:
+        word = table.words[slot >> 3]
+        at, missing = _read(table.buffer, slot + LIVE_AT + (word & 1) * LIVE_BYTES)
+        requests, window_s = limit.requests, limit.window_s
+        if not (at <= now and 0 < missing <= requests):
+            return None
+        missing = max(0.0, missing - (now - at) * requests / window_s)
+        room = int(requests - missing + _NEARLY) - cost
+        if room < 0:
+            return None
+        missing += cost
+        _write(table.buffer, slot + LIVE_AT + (~word & 1) * LIVE_BYTES, now, missing)
+        table.words[slot >> 3] = word ^ 1
+        self.mark = now
+        self.left_s = missing * window_s / requests
+        return room
 
     def begin(self, at: float, count: int) -> None:
         self._at = at
@@ -78,10 +95,10 @@ class TokenBucket:
         self._at, self._missing = state
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
-        self._at, self._missing = _LIVE.unpack_from(buffer, live)
+        self._at, self._missing = _read(buffer, live)
 
     def write(self, buffer: mmap, live: int) -> None:
-        _LIVE.pack_into(buffer, live, self._at, self._missing)
+        _write(buffer, live, self._at, self._missing)
 
     def write_kept(self, buffer: mmap, kept: int) -> None:
         """Write nothing: all of it changes with every request."""

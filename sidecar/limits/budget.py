@@ -6,14 +6,14 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
-from sidecar.limits.table import KEPT_AT, LIVE_AT, LIVE_BYTES
+from sidecar.limits.table import KEPT_AT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidecar.limits.account import Account
-    from sidecar.limits.locks import Lock
     from sidecar.limits.meters import Meter
+    from sidecar.limits.mutexes import Mutex
     from sidecar.limits.policy import Limit
     from sidecar.limits.table import Table
 
@@ -76,7 +76,7 @@ class Budget:
         self._table = table
         self._began = began
         self._slot = _NOWHERE
-        self._lock: Lock | None = None
+        self._lock: Mutex | None = None
         self._hinted_until = self._ends = 0.0
 
     def spend(self, now: float, cost: int) -> int:
@@ -87,11 +87,9 @@ class Budget:
         table, slot = self._table, self._slot
         if table.is_shared:
             return self._spend_among_others(now, cost)
-        word = table.words[slot >> 3]
-        if word >> 1 == self.tag:
+        if table.words[slot >> 3] >> 1 == self.tag:
             meter = self.meter
-            live = slot + LIVE_AT + (word & 1) * LIVE_BYTES
-            room = meter.spend(table, live, now, self.limit, cost)
+            room = meter.spend(table, slot, now, self.limit, cost)
             if room is not None:
                 if now >= self._hinted_until or now + meter.left_s > self._ends:
                     self._hint(now)
@@ -99,14 +97,17 @@ class Budget:
         return self._spend_step_by_step(now, cost)
 
     def _spend_among_others(self, now: float, cost: int) -> int:
-        lock = self.lock()
-        is_locked = lock.take()
+        lock = self._lock or self.lock()
+        problem = lock.try_to_take()
+        is_locked = not problem or lock.insist(problem)
         try:
             table, slot = self._table, self._slot
             if table.words[slot >> 3] >> 1 == self.tag:
-                room = self.meter.spend(table, table.live(slot), now, self.limit, cost)
+                meter = self.meter
+                room = meter.spend(table, slot, now, self.limit, cost)
                 if room is not None:
-                    self._hint(now)
+                    if now >= self._hinted_until or now + meter.left_s > self._ends:
+                        self._hint(now)
                     return room
             return self._spend_step_by_step(now, cost)
         finally:
@@ -201,7 +202,7 @@ class Budget:
             self._hinted_until = now + 1
             self._ends = ceil(now + left_s)
 
-    def lock(self) -> Lock:
+    def lock(self) -> Mutex:
         """Return the lock of its slot, where others use the table too."""
         if self._lock is None:
             self._lock = self._table.lock(self.tag)

@@ -39,10 +39,11 @@ class Meter(Protocol):
     is_rolled: bool
     """Whether what is kept has changed since it was read."""
 
-    def spend(self, table: Table, live: int, now: float, limit: Limit, cost: int) -> int | None:
-        """Count a request in the record at *live*, if one store is all that takes.
+    def spend(self, table: Table, slot: int, now: float, limit: Limit, cost: int) -> int | None:
+        """Count a request in a *slot*, if that is all there is to do.
 
-        Return how many more may pass, and None where nothing was done.
+        What `look`, `take` and `Table.write` do for nearly every request, in one go. Return how
+        many more may pass, and None where nothing was done.
         """
 
     def begin(self, at: float, count: int) -> None:

@@ -19,6 +19,8 @@ from math import ceil, inf
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from sidecar.limits.table import KEPT_AT, LIVE_AT, LIVE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from mmap import mmap
@@ -47,6 +49,8 @@ _AHEAD_S = 1.0
 
 _LIVE = Struct("=dII")
 _KEPT = Struct("=IHH")
+_read, _write = _LIVE.unpack_from, _LIVE.pack_into
+_read_kept = _KEPT.unpack_from
 
 
 class SlidingWindow:
@@ -76,8 +80,24 @@ class SlidingWindow:
         self._rise = _AT_ONCE
         self.is_rolled = True
 
-    def spend(self, table: Table, live: int, now: float, limit: Limit, cost: int) -> int | None:
-        return None
+    def spend(self, table: Table, slot: int, now: float, limit: Limit, cost: int) -> int | None:
+        buffer, word, length_s = table.buffer, table.words[slot >> 3], limit.window_s
+        opened_at, count, line = _read(buffer, slot + LIVE_AT + (word & 1) * LIVE_BYTES)
+        share = (now - opened_at) / length_s
+        if not 0 <= share < 1 or not count:
+            return None
+        before, gap, rise = _read_kept(buffer, slot + KEPT_AT)
+        held = before - _back(before, rise, share + gap / PARTS) if before else 0
+        room: int = limit.requests - count - held - cost
+        if room < 0:
+            return None
+        line = _lowered(line, count, share)
+        count = min(_MOST, count + cost)
+        _write(buffer, slot + LIVE_AT + (~word & 1) * LIVE_BYTES, opened_at, count, line)
+        table.words[slot >> 3] = word ^ 1
+        self.mark = now
+        self.left_s = (1 + _whole_after(count, _rise(line, count)) - share) * length_s
+        return room
 
     def look(self, now: float, limit: Limit) -> int:
         length_s = limit.window_s
@@ -85,7 +105,7 @@ class SlidingWindow:
         if not -_AHEAD_S < since_s < length_s or not self._count:  # nor if it is not a number
             self._roll(now, length_s)
         share = max(0.0, now - self._opened_at) / length_s
-        held = self._before - self._back(share + self._gap / PARTS)
+        held = self._before - _back(self._before, self._rise, share + self._gap / PARTS)
         self.left_s = self._whole_after(held) * length_s - share * length_s
         return limit.requests - self._count - held
 
@@ -105,30 +125,17 @@ class SlidingWindow:
         self._line = _UPRIGHT
         self.is_rolled = True
 
-    def _back(self, share: float) -> int:
-        """Return how many places of the window before are back, this long after its length."""
-        before, rise = self._before, self._rise
-        if share >= 1 or rise == _AT_ONCE:
-            return before
-        if rise == _AT_THE_END:
-            return 0
-        return min(before, 1 + int((before - 1) * share * PARTS / rise + _NEARLY))
-
     def _whole_after(self, held: int) -> float:
         """Return how long after the window opened, in lengths, all places are back."""
         if self._count:
-            return 1 + _back_after(self._count, self._count, _rise(self._line, self._count))
+            return 1 + _whole_after(self._count, _rise(self._line, self._count))
         if held:
-            return _back_after(self._before, self._before, self._rise) - self._gap / PARTS
+            return _whole_after(self._before, self._rise) - self._gap / PARTS
         return 1.0
 
     def take(self, now: float, limit: Limit, cost: int) -> None:
         share = (now - self._opened_at) / limit.window_s
-        if share > 0:
-            # Before this request the line may not have reached the next whole number.
-            steepest = self._count / share * FINENESS * (1 + _NOISE)
-            if steepest < self._line:
-                self._line = min(_MOST, int(steepest))
+        self._line = _lowered(self._line, self._count, share)
         self._count = min(_MOST, self._count + cost)
         self.mark = now
         self.left_s = (self._whole_after(0) - max(0.0, share)) * limit.window_s
@@ -170,15 +177,24 @@ class SlidingWindow:
         self.is_rolled = True
 
     def read(self, buffer: mmap, live: int, kept: int) -> None:
-        self._opened_at, self._count, self._line = _LIVE.unpack_from(buffer, live)
-        self._before, self._gap, self._rise = _KEPT.unpack_from(buffer, kept)
+        self._opened_at, self._count, self._line = _read(buffer, live)
+        self._before, self._gap, self._rise = _read_kept(buffer, kept)
         self.is_rolled = False
 
     def write(self, buffer: mmap, live: int) -> None:
-        _LIVE.pack_into(buffer, live, self._opened_at, self._count, self._line)
+        _write(buffer, live, self._opened_at, self._count, self._line)
 
     def write_kept(self, buffer: mmap, kept: int) -> None:
         _KEPT.pack_into(buffer, kept, self._before, self._gap, self._rise)
+
+
+def _lowered(line: int, count: int, share: float) -> int:
+    """Return the *line* as a request leaves it, at this share of the window and after *count*."""
+    if share <= 0:
+        return line
+    # Before this request the line may not have reached the next whole number.
+    steepest = count / share * FINENESS * (1 + _NOISE)
+    return min(_MOST, int(steepest)) if steepest < line else line
 
 
 def _rise(line: int, count: int) -> int:
@@ -188,6 +204,20 @@ def _rise(line: int, count: int) -> int:
     if line == _UPRIGHT or count <= 1:
         return _AT_ONCE
     return min(_AT_THE_END, ceil((count - 1) * FINENESS * PARTS / line))
+
+
+def _back(before: int, rise: int, share: float) -> int:
+    """Return how many places of the window before are back, this long after its length."""
+    if share >= 1 or rise == _AT_ONCE:
+        return before
+    if rise == _AT_THE_END:
+        return 0
+    return min(before, 1 + int((before - 1) * share * PARTS / rise + _NEARLY))
+
+
+def _whole_after(count: int, rise: int) -> float:
+    """Return how long after its length, in lengths, all of a window's places are back."""
+    return _back_after(count, count, rise)
 
 
 def _back_after(wanted: int, count: int, rise: int) -> float:

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sidecar.limits.locks import Lock, Locks
     from sidecar.limits.meters import Meter
+    from sidecar.limits.mutexes import Mutex, Mutexes
 
 PAGE_BYTES: Final = 4096
 SLOT_BYTES: Final = 56
@@ -47,8 +47,11 @@ overflows before that."""
 
 SECRET_BYTES: Final = 16
 _LAST_SECOND = 0xFFFF_FFFF
-_PAGE_LOCKS = 1 << 62
-"""Where the locks of pages begin, behind those of tags."""
+_TAG_LOCKS: Final = 1024
+_PAGE_LOCKS: Final = 1024
+LOCKS: Final = _TAG_LOCKS + _PAGE_LOCKS
+"""Locks of a table that others use: first those for slots by their tags, then those for pages. Each
+is for many, and so few that they stay in a processor's cache."""
 
 _WORD = Struct("=Q")
 _HINTS = Struct("=II")
@@ -73,7 +76,7 @@ class Table:
     Memory: SLOT_BYTES for each budget, and a tenth of that to spare.
     """
 
-    def __init__(self, buffer: mmap.mmap, secret: bytes, locks: Locks | None = None) -> None:
+    def __init__(self, buffer: mmap.mmap, secret: bytes, locks: Mutexes | None = None) -> None:
         self.buffer = buffer
         self.words = memoryview(buffer).cast("Q")
         """The same in words of eight bytes, each read and stored in one go."""
@@ -98,10 +101,10 @@ class Table:
         digest.update(name)
         return (int.from_bytes(digest.digest()) >> 1) or 1
 
-    def lock(self, tag: int) -> Lock:
+    def lock(self, tag: int) -> Mutex:
         """Return the lock of a tag's slot, in a table that others may use."""
         assert self.locks is not None  # noqa: S101 - without, nobody shares it
-        return self.locks.at(tag >> 1)
+        return self.locks.at(tag % _TAG_LOCKS)
 
     def find(self, tag: int) -> int | None:
         """Return where the slot with this tag is, if there is one."""
@@ -126,17 +129,16 @@ class Table:
             slot = self._candidates(pages, now)[0]
             self._settle(slot, tag, now, meter)
             return slot
-        locks = self.locks
-        held = [lock for page in pages if (lock := locks.at(_PAGE_LOCKS + page)).take()]
+        numbers = sorted({page // PAGE_BYTES % _PAGE_LOCKS for page in pages})
+        locks = [self.locks.at(_TAG_LOCKS + number) for number in numbers]
+        held = [lock for lock in locks if lock.take()]
         try:
-            return self._claim_of_others(pages, tag, now, meter, locks)
+            return self._claim_of_others(pages, tag, now, meter)
         finally:
             for lock in held:
                 lock.free()
 
-    def _claim_of_others(
-        self, pages: list[int], tag: int, now: float, meter: Meter, locks: Locks
-    ) -> int:
+    def _claim_of_others(self, pages: list[int], tag: int, now: float, meter: Meter) -> int:
         """Claim a slot that nobody is using right now."""
         candidates = self._candidates(pages, now)
         for slot in candidates:
@@ -144,8 +146,7 @@ class Table:
             if not word:
                 break
             lock = self.lock(word >> 1)
-            # Its own lock is not to be given away with the other's.
-            if lock.place != self.lock(tag).place and lock.take_at_once():
+            if lock.take_at_once():  # never one that this request holds itself
                 self._settle(slot, tag, now, meter)
                 lock.free()
                 return slot

@@ -6,6 +6,10 @@ The first page tells what the file is:
            256  boot of the machine, and what to add to its monotonic clock; CRC-32
            512  the latest moment that was seen
            520  whether somebody waits to come in
+           528  whose locks stand behind the slots
+
+The locks of the table stand behind its slots. They mean something to those alone who are there:
+who is the first makes them anew.
 
 Times in the table are seconds that begin as Unix time, and then go by the machine's monotonic clock
 for as long as it is up, so that no clock that is set moves a window. After a boot they go on by the
@@ -28,9 +32,10 @@ from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sidecar.limits import locks
-from sidecar.limits.locks import Locks
-from sidecar.limits.table import SECRET_BYTES, SLOT_BYTES, Table, pages_for, size_of
+from sidecar.limits import locks, mutexes
+from sidecar.limits.locks import Lock
+from sidecar.limits.mutexes import KIND, MUTEX_BYTES, Mutexes
+from sidecar.limits.table import LOCKS, SECRET_BYTES, SLOT_BYTES, Table, pages_for, size_of
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -38,17 +43,17 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _MARK = b"sidecar limits\n\0"
-_VERSION = 1
+_VERSION = 2
 _ORDER = 0x0102_0304
 _FORM = Struct(f"=16sIIII16s{SECRET_BYTES}s")
 _BOOT = Struct("=36sd")
 _CHECK = Struct("=I")
-_BOOT_AT, _LATEST_AT, _WAITING_AT = 256, 512, 520
+_BOOT_AT, _LATEST_AT, _WAITING_AT, _KIND_AT = 256, 512, 520, 528
 _LATEST = Struct("=d")
 
-_PRESENCE = (1 << 62) + (1 << 50)
+_PRESENCE = 1 << 62
 _MAKING = _PRESENCE + 1
-"""Places that are locked, behind those of the table."""
+"""Places that are locked, where the file has no bytes."""
 
 _TURN_S = 0.02
 WAIT_S: Final = 3.0
@@ -61,6 +66,9 @@ _NOISE_S = 1.0
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MODE = 0o600
+
+IS_AVAILABLE: Final = locks.IS_AVAILABLE and mutexes.IS_AVAILABLE
+"""Whether this system has what it takes."""
 
 
 class TableUnusable(Exception):
@@ -117,7 +125,7 @@ class TableFile:
         self._boot = _read_boot()
         self._may_be_alone = is_alone
         self._descriptor = -1
-        self._locks: Locks | None = None
+        self._presence: Lock | None = None
         self._table: Table | None = None
         self._shared_until = 0.0
         self.offset_s = 0.0
@@ -132,8 +140,8 @@ class TableFile:
         algorithm or form is begun anew; one of another size keeps its counts. Waits for WAIT_S at
         most, for others to make the file or to share it. Raises TableUnusable.
         """
-        if not locks.IS_AVAILABLE:
-            raise TableUnusable("this system has no locks that belong to an open file")
+        if not IS_AVAILABLE:
+            raise TableUnusable("this system has no locks that die with whoever holds them")
         for _ in range(int(WAIT_S / _TURN_S)):
             try:
                 table = self._try_to_open()
@@ -151,12 +159,11 @@ class TableFile:
 
     def attend(self) -> None:
         """Note the time, and share the table or have it alone, as others come and go."""
-        table, own = self._table, self._locks
-        if table is None or own is None:
+        table, presence = self._table, self._presence
+        if table is None or presence is None:
             return
         now = self._clock.monotonic()
         _LATEST.pack_into(table.buffer, _LATEST_AT, now + self.offset_s)
-        presence = own.at(_PRESENCE)
         if not table.is_shared:
             if table.buffer[_WAITING_AT]:
                 table.is_shared = True
@@ -172,9 +179,11 @@ class TableFile:
         self.attend()
         if self._table is not None:
             self._table.close()
+        if self._presence is not None:
+            self._presence.free()  # locks of the table may keep the file open for a while
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._table = self._locks = None
+        self._table = self._presence = None
         self._descriptor = -1
 
     def _try_to_open(self) -> Table | None:
@@ -183,14 +192,15 @@ class TableFile:
         descriptor = self._descriptor = os.open(self._path, flags, _MODE)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise TableUnusable("not a regular file")
-        own = self._locks = Locks(descriptor)
+        making = Lock(descriptor, _MAKING)
+        presence = self._presence = Lock(descriptor, _PRESENCE)
         # Somebody else may be making it, or have set aside what was opened here.
-        if not own.at(_MAKING).take_at_once() or not os.path.samestat(
+        if not making.take_at_once() or not os.path.samestat(
             os.fstat(descriptor), self._path.stat()
         ):
             return None
-        is_alone = own.at(_PRESENCE).take_at_once()
-        if not is_alone and not own.at(_PRESENCE).share_at_once():
+        is_alone = presence.take_at_once()
+        if not is_alone and not presence.share_at_once():
             os.pwrite(descriptor, b"\1", _WAITING_AT)
             return None
         form = _read_form(descriptor)
@@ -204,24 +214,31 @@ class TableFile:
                 raise TableUnusable("another process counts in it in another way")
             _LOG.info("limits.file: %s was of another form, and begins anew", self._path)
             form = None
-        return self._take(descriptor, own, form, is_alone=is_alone)
+        if not is_alone and os.pread(descriptor, len(KIND), _KIND_AT) != KIND:
+            raise TableUnusable("another process locks it in another way")
+        table = self._take(descriptor, form, is_alone=is_alone)
+        if is_alone and not self._may_be_alone:
+            presence.share_at_once()
+        making.free()
+        return table
 
-    def _take(self, descriptor: int, own: Locks, form: _Form | None, *, is_alone: bool) -> Table:
+    def _take(self, descriptor: int, form: _Form | None, *, is_alone: bool) -> Table:
         """Return the table that the file holds; made anew without a *form*."""
         if form is None:
             _make(descriptor, self._wanted)
             form = self._wanted
         buffer = mmap.mmap(descriptor, size_of(form.pages))
-        table = self._table = Table(buffer, form.secret, own)
+        table = self._table = Table(buffer, form.secret)
         self._set_time(buffer, is_alone=is_alone)
         if is_alone and form.pages != self._wanted.pages:
-            self._resize(descriptor, table, form._replace(pages=self._wanted.pages))
-            table = self._table
-        if is_alone and not self._may_be_alone:
-            own.at(_PRESENCE).share_at_once()
+            form = form._replace(pages=self._wanted.pages)
+            table = self._resize(descriptor, table, form)
+        table.locks = _locks(descriptor, form)
+        if is_alone:
+            table.locks.make()
+            table.buffer[_KIND_AT : _KIND_AT + len(KIND)] = KIND
         table.is_shared = not (is_alone and self._may_be_alone)
         self._shared_until = self._clock.monotonic() + 2 * WAIT_S
-        own.at(_MAKING).free()
         return table
 
     def _set_aside(self) -> None:
@@ -234,16 +251,17 @@ class TableFile:
             *(self._path, aside),
         )
 
-    def _resize(self, descriptor: int, table: Table, form: _Form) -> None:
-        """Make the file anew in another size, with the same slots."""
+    def _resize(self, descriptor: int, table: Table, form: _Form) -> Table:
+        """Make the file anew in another size; return the table with the same slots."""
         slots = table.in_force(self._clock.monotonic() + self.offset_s)
         boot = table.buffer[_BOOT_AT:_WAITING_AT]
         table.close()
         self._table = None
         _make(descriptor, form)
-        self._table = Table(mmap.mmap(descriptor, size_of(form.pages)), form.secret, self._locks)
-        self._table.buffer[_BOOT_AT:_WAITING_AT] = boot
-        self._table.fill(slots)
+        table = self._table = Table(mmap.mmap(descriptor, size_of(form.pages)), form.secret)
+        table.buffer[_BOOT_AT:_WAITING_AT] = boot
+        table.fill(slots)
+        return table
 
     def _set_time(self, buffer: mmap.mmap, *, is_alone: bool) -> None:
         """Find out what to add to the monotonic clock."""
@@ -280,7 +298,7 @@ def _read_form(descriptor: int) -> _Form | None:
     form = _Form(*_FORM.unpack(raw))
     # Of another version, the size is that version's business.
     if form.mark != _MARK or (
-        form.version == _VERSION and os.fstat(descriptor).st_size != size_of(form.pages)
+        form.version == _VERSION and os.fstat(descriptor).st_size != _file_bytes(form)
     ):
         return None
     return form
@@ -290,8 +308,17 @@ def _make(descriptor: int, form: _Form) -> None:
     """Make the file a table without any count in it. Killed meanwhile, it is a broken one."""
     os.ftruncate(descriptor, 0)
     # All of it now: memory that is mapped to a disk without room would end the process later.
-    os.posix_fallocate(descriptor, 0, size_of(form.pages))
+    os.posix_fallocate(descriptor, 0, _file_bytes(form))
     os.pwrite(descriptor, form.packed, 0)
+
+
+def _file_bytes(form: _Form) -> int:
+    return size_of(form.pages) + LOCKS * MUTEX_BYTES
+
+
+def _locks(descriptor: int, form: _Form) -> Mutexes:
+    """Return the locks, mapped by themselves: a budget may use its own after the table's end."""
+    return Mutexes(mmap.mmap(descriptor, _file_bytes(form)), size_of(form.pages), LOCKS)
 
 
 def _with_check(raw: bytes) -> bytes:

@@ -12,6 +12,8 @@ from math import inf
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from sidecar.limits.table import LIVE_AT, LIVE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from mmap import mmap
@@ -56,13 +58,15 @@ class FixedWindow:
         self.begin(-inf, 0)
         self.left_s = self.mark = 0.0
 
-    def spend(self, table: Table, live: int, now: float, limit: Limit, cost: int) -> int | None:
+    def spend(self, table: Table, slot: int, now: float, limit: Limit, cost: int) -> int | None:
+        live = slot + LIVE_AT + (table.words[slot >> 3] & 1) * LIVE_BYTES
         opened_at, count = _read(table.buffer, live)
         length_s = limit.window_s
         left_s = length_s - (now - opened_at)
         room: int = limit.requests - count - cost
         if room < 0 or not 0 < left_s <= length_s or not count:
             return None
+        # One store, so that it can be made in the record that counts.
         table.words[live + _COUNT_AT >> 3] = count + cost
         self.mark = opened_at
         self.left_s = left_s

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sidecar.app import StartError, cannot_listen
-from sidecar.limits.locks import IS_AVAILABLE
+from sidecar.limits.table_file import IS_AVAILABLE
 from sidecar.proxy.listener import bind
 from sidecar.workers.process import WorkerProcess
 

@@ -8,12 +8,24 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.limits import table as tables
+from sidecar.limits.bucket import TokenBucket
 from sidecar.limits.budget import Budget
 from sidecar.limits.policy import Limit
 from sidecar.limits.sliding import SlidingWindow
-from sidecar.limits.table import PAGE_BYTES, SLOT_BYTES, SLOTS, Table, pages_for, size_of
+from sidecar.limits.table import (
+    KEPT_AT,
+    LIVE_BYTES,
+    PAGE_BYTES,
+    SLOT_BYTES,
+    SLOTS,
+    Table,
+    pages_for,
+    size_of,
+)
 from sidecar.limits.windows import FixedWindow
 
 if TYPE_CHECKING:
@@ -23,6 +35,14 @@ if TYPE_CHECKING:
 
 NOW = 1_800_000_000.0
 THREE = Limit(3, 60.0)
+each_meter = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(FixedWindow, id="fixed-window"),
+        pytest.param(SlidingWindow, id="sliding-window"),
+        pytest.param(TokenBucket, id="token-bucket"),
+    ],
+)
 
 
 def budget(table: Table, name: str, limit: Limit = THREE, meter: Meter | None = None) -> Budget:
@@ -218,6 +238,50 @@ def test_whoever_is_killed_while_it_counts_leaves_the_slot_as_it_was_or_was_to_b
     small.words = death.words
     after = budget(small, "mine", meter=kind()).look(NOW + moment)
     assert after in ((before, before - 1) if is_killed else (before - 1,))
+
+
+@each_meter
+@given(steps=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 4)), max_size=40))
+def test_a_request_is_counted_in_one_go_as_it_is_step_by_step(
+    kind: type[Meter], steps: list[tuple[int, int]]
+) -> None:
+    table, limit, now = Table.in_memory(10), Limit(8, 20.0), NOW
+    at_once = budget(table, "at once", limit, kind())
+    by_steps = budget(table, "by steps", limit, kind())
+    for eighths, cost in steps:
+        now += eighths / 8
+        room = by_steps.look(now) - cost
+        if room >= 0:
+            by_steps.take(now, cost)
+        assert at_once.spend(now, cost) == room
+        if room >= 0:
+            assert at_once.meter.left_s == pytest.approx(by_steps.meter.left_s, abs=1e-6)
+            assert at_once.meter.mark == by_steps.meter.mark
+    first, second = (table.find(each.tag) for each in (at_once, by_steps))
+    assert (first is None) is (second is None)
+    if first is not None and second is not None:
+        kept, live = slice(KEPT_AT, KEPT_AT + 8), slice(0, LIVE_BYTES)
+        slots = [table.buffer[slot : slot + SLOT_BYTES] for slot in (first, second)]
+        assert slots[0][kept] == slots[1][kept]
+        lives = [table.buffer[table.live(slot) :][live] for slot in (first, second)]
+        assert lives[0] == lives[1]
+    table.close()
+
+
+@each_meter
+@pytest.mark.parametrize("stores", range(2))
+def test_whoever_is_killed_while_it_counts_in_one_go_has_counted_or_not(
+    small: Table, kind: type[Meter], stores: int
+) -> None:
+    mine = budget(small, "mine", meter=kind())
+    mine.spend(NOW, 1)
+    death = Dying(small, stores)
+    small.words = death  # type: ignore[assignment]
+    with contextlib.suppress(Killed):
+        mine.spend(NOW, 1)
+    small.words = death.words
+    assert death.left == 0
+    assert budget(small, "mine", meter=kind()).look(NOW) == 2 - stores
 
 
 @pytest.mark.parametrize("stores", range(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import struct
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.identity import Quota
-from sidecar.limits import locks, table_file
+from sidecar.limits import locks, mutexes, table_file
 from sidecar.limits.local import LocalLimiter
+from sidecar.limits.mutexes import MUTEX_BYTES
 from sidecar.limits.policy import Limit, Rules
-from sidecar.limits.table import SLOTS, size_of
+from sidecar.limits.table import LOCKS, SLOTS, size_of
 from sidecar.limits.table_file import TableFile, TableUnusable
 from tests.clock import ManualClock
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from sidecar.limits.mutexes import Mutex
     from sidecar.limits.policy import Algorithm
 
 QUOTA = Quota()
@@ -166,7 +169,7 @@ async def test_who_is_not_let_in_says_so(host: Host, monkeypatch: pytest.MonkeyP
 async def test_who_was_stopped_while_it_counted_holds_nobody_up_for_long(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(mutexes, "PATIENCE_S", 0.01)
     first = await host.start()
     second = await until_let_in(host, first)
     lock = first.table.lock(first.table.tag(b"key\0key"))
@@ -189,34 +192,55 @@ async def test_a_budget_goes_to_another_slot_where_somebody_took_its_own(host: H
     assert passing(first, 9) == 5
 
 
+def lock_of(limiter: LocalLimiter, key: str) -> Mutex:
+    return limiter.table.lock(limiter.table.tag(f"key\0{key}".encode()))
+
+
+def locked_by_themselves(limiter: LocalLimiter, begin: int, number: int, name: str) -> list[str]:
+    """Return names of so many keys whose locks are no others', from the one that *begin*s."""
+    places: dict[int, str] = {}
+    for each in itertools.count():
+        key = f"{name}-{each}"
+        place = lock_of(limiter, key).place
+        if begin <= place < begin + 300:
+            places.setdefault(place, key)
+        if len(places) == number:
+            return list(places.values())
+    raise AssertionError
+
+
 async def test_slots_of_others_are_taken_where_all_are_used(host: Host) -> None:
     """But for those that somebody is counting with right now."""
     first = await host.start()
     second = await until_let_in(host, first)
-    for number in range(60):
-        assert passing(first, 1, f"key-{number}") == 1
-        assert passing(second, 1, f"other-{number}") == 1
-    held = [first.table.lock(first.table.tag(b"key\0key-%d" % number)) for number in range(60)]
+    keys, others, more = (
+        locked_by_themselves(first, begin, 60, name)
+        for begin, name in ((0, "key"), (300, "other"), (600, "more"))
+    )
+    for key, other in zip(keys, others, strict=True):
+        assert passing(first, 1, key) == 1
+        assert passing(second, 1, other) == 1
+    held = [lock_of(first, key) for key in keys]
     for lock in held:
         assert lock.take()
-    for number in range(100):
-        assert passing(second, 1, f"more-{number}") == 1
+    for name in more:
+        assert passing(second, 1, name) == 1
     for lock in held:
         lock.free()
-    assert all(passing(first, 9, f"key-{number}") == 4 for number in range(60))
-    assert second.table.evicted == 14 + 60
+    assert all(passing(first, 9, key) == 4 for key in keys)
+    assert second.table.evicted == 60 - (2 * SLOTS - 120)
 
 
 async def test_one_that_is_being_used_is_taken_where_all_are(host: Host) -> None:
     first = await host.start()
     second = await until_let_in(host, first)
-    names = [f"key-{number}" for number in range(2 * SLOTS)]
+    another, *names = locked_by_themselves(first, 0, 2 * SLOTS + 1, "key")
     for name in names:
         assert passing(first, 1, name) == 1
-    held = [first.table.lock(first.table.tag(b"key\0%b" % name.encode())) for name in names]
+    held = [lock_of(first, name) for name in names]
     for lock in held:
         lock.take()
-    assert passing(second, 1, "another") == 1
+    assert passing(second, 1, another) == 1
     assert second.table.evicted == 1
     for lock in held:
         lock.free()
@@ -300,7 +324,7 @@ async def test_another_size_keeps_the_counts(host: Host) -> None:
     for entries in (10_000, 20):
         host.stop(limiter)
         limiter = await host.start(entries)
-        assert host.path.stat().st_size == len(limiter.table.buffer)
+        assert host.path.stat().st_size == len(limiter.table.buffer) + LOCKS * MUTEX_BYTES
         assert limiter.peek("key", QUOTA).remaining == 2
     assert passing(limiter) == 2
 
@@ -335,7 +359,7 @@ async def test_every_byte_of_the_head_may_be_wrong(
     assert passing(limiter, 3) == 3
     host.stop(limiter)
     whole = host.path.read_bytes()
-    for at in range(544):
+    for at in range(576):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
         host.path.write_bytes(damaged)
@@ -369,7 +393,7 @@ async def test_every_byte_of_a_slot_may_be_wrong(host: Host, algorithm: Algorith
     [
         pytest.param(b"x", id="short"),
         pytest.param(b"# a text of somebody's\n" * 100, id="text"),
-        pytest.param(bytes(size_of(2)), id="zeros"),
+        pytest.param(bytes(size_of(2) + LOCKS * MUTEX_BYTES), id="zeros"),
     ],
 )
 async def test_what_is_no_table_is_set_aside(
@@ -399,6 +423,27 @@ async def test_what_others_use_is_not_set_aside(host: Host) -> None:
     with pytest.raises(TableUnusable, match="another process uses it as something else"):
         await host.start()
     assert host.path.exists()
+
+
+async def test_what_others_lock_in_another_way_is_left_to_them(host: Host) -> None:
+    first = await host.start()
+    second = await until_let_in(host, first)
+    second.table.buffer[528:533] = b"other"
+    with pytest.raises(TableUnusable, match="another process locks it in another way"):
+        await host.start()
+
+
+async def test_who_comes_first_makes_the_locks_anew(host: Host) -> None:
+    """Whatever they were when the machine was switched off."""
+    limiter = await host.start()
+    assert passing(limiter, 3) == 3
+    host.stop(limiter)
+    whole = bytearray(host.path.read_bytes())
+    whole[size_of(2) :] = b"\xa5" * (len(whole) - size_of(2))
+    host.path.write_bytes(whole)
+    first = await host.start()
+    second = await until_let_in(host, first)
+    assert passing(first, 1) + passing(second, 9) == 2
 
 
 async def test_a_file_that_is_set_aside_meanwhile_is_left(
@@ -451,8 +496,8 @@ async def test_a_disk_without_room_is_told(host: Host, monkeypatch: pytest.Monke
 async def test_so_is_a_system_without_such_locks(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "IS_AVAILABLE", False)
-    with pytest.raises(TableUnusable, match="no locks that belong to an open file"):
+    monkeypatch.setattr(table_file, "IS_AVAILABLE", False)
+    with pytest.raises(TableUnusable, match="no locks that die with whoever holds them"):
         await host.start()
 
 
