@@ -89,7 +89,9 @@ class SharedLimiter(LocalLimiter):
             self._accounts.move_to_end(key_id)
         if account.quota is not quota:
             account.follow(quota, writes_back=self.writes_back)
-        plan = self._other_plan(account, key_id, organization_id, charge, now)
+        plan = account.plan
+        if plan is None or account.charge is not charge or plan.organization_id != organization_id:
+            plan = self._other_plan(account, key_id, organization_id, charge, now)
         by_itself = partial(super().admit, key_id, quota, organization_id, charge)
         if not plan.budgets:
             return by_itself()

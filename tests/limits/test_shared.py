@@ -142,6 +142,13 @@ async def test_all_checks_of_a_turn_go_in_one_call(valkey_server: ValkeyServer) 
         assert valkey_server.calls()["evalsha"] == 1
 
 
+async def test_how_a_key_is_limited_is_found_out_once(url: ValkeyURL) -> None:
+    async with Host(url, ManualClock(), HOUR) as host:
+        decisions = [await host.use() for _ in range(2)]
+        first, second = (decision.taken[0][0] for decision in decisions)
+        assert first is second
+
+
 @each_algorithm
 @given(
     steps=st.lists(
