@@ -347,9 +347,9 @@ class Cluster:
 
     def _release(self, connection: UpstreamConnection) -> None:
         """Free the place of a connection that was not made; others free theirs as they end."""
-        connecting = connection.server.connecting
-        if connection in connecting:
-            connecting.discard(connection)
+        server = connection.server
+        if connection in server.connecting:
+            server.on_not_made(connection)
             self._taken -= 1
 
     def _leave(self, call: Call) -> None:

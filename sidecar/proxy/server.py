@@ -76,12 +76,18 @@ class Server:
         while idle and idle[0].last_used < until:
             idle.popleft().close()
 
-    # Called by its connections
+    # Called by or for its connections
 
     def on_opened(self, connection: UpstreamConnection) -> None:
         """Count a connection that has been made, once."""
         self.connecting.discard(connection)
         self.open.add(connection)
+
+    def on_not_made(self, connection: UpstreamConnection) -> None:
+        """Let go of a connection that never came to be."""
+        self.connecting.discard(connection)
+        if self.trial is connection:
+            self.trial = None
 
     def on_closed(self, connection: UpstreamConnection, error: Exception | None) -> None:
         """Let go of a connection that ended."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from sidecar.errors import RESPONSE_TIMEOUT, UPSTREAM_CLOSED, UPSTREAM_MALFORMED
+from sidecar.proxy.upstream import UpstreamConnection
 from tests.proxy.upstreams import A, B, C, Upstreams, named, origin, servers, until
 
 if TYPE_CHECKING:
@@ -287,6 +289,27 @@ async def test_a_trial_whose_client_leaves_is_followed_by_another() -> None:
         assert servers(await up.begin(1)) == [B]
         up.clock.advance(1.0)
         assert servers(await up.begin(1)) == [A]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), id="refused"),
+        pytest.param(OSError(errno.EMFILE, "no more"), id="no-descriptor"),
+    ],
+)
+async def test_nothing_is_left_of_a_connection_that_was_not_made(error: OSError) -> None:
+    """Of a server set aside, too, that gets requests since there is no other."""
+    async with Upstreams(A) as up:
+        up.network.errors = {A: error}
+        for _ in range(3):
+            for _ in range(3):
+                assert (await up.begin())[0].reason == "upstream_unreachable"
+                error.with_traceback(None)  # the network's own copy keeps the frames it passed
+                gc.collect()
+                left = [each for each in gc.get_objects() if isinstance(each, UpstreamConnection)]
+                assert left == []
+            up.clock.advance(1.0)
 
 
 @pytest.mark.parametrize("refusal", [UPSTREAM_CLOSED, UPSTREAM_MALFORMED, RESPONSE_TIMEOUT])
