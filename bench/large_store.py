@@ -83,12 +83,36 @@ class Flooded:
     """Bad keys that were answered a second, by themselves."""
     refused_beside: float
     """The same beside valid requests in a closed loop."""
+    cpu_percent: float
+    """Of one core that the sidecar took for them, by themselves."""
     cpu_us: float
     """Of the sidecar for one of them."""
     statuses: dict[str, int]
     statements: int | None
     """That the store saw in all that time."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a flood comes from."""
+
+    name: str
+    addresses: int
+    by_proxy: bool
+    first: int
+
+
+def sources(plan: StorePlan) -> list[Source]:
+    """Return where floods come from: clients' own connections, or those of a trusted proxy."""
+    many = plan.addresses
+    numbers = 1 + 3 * plan.rounds * many
+    return [
+        Source("1 address", 1, by_proxy=False, first=0),
+        Source(f"{many:,} addresses", many, by_proxy=False, first=1),
+        Source("1 address by a proxy", 1, by_proxy=True, first=numbers),
+        Source(f"{many:,} addresses by a proxy", many, by_proxy=True, first=numbers + 1),
+    ]
 
 
 @dataclass(slots=True)
@@ -104,8 +128,8 @@ class Measured:
     first_p50_ms: list[float] = field(default_factory=list)
     first_p99_ms: list[float] = field(default_factory=list)
     alone: list[Valid] = field(default_factory=list)
-    from_one: list[Flooded] = field(default_factory=list)
-    from_many: list[Flooded] = field(default_factory=list)
+    floods: dict[str, list[Flooded]] = field(default_factory=dict)
+    """By where they came from."""
     statements: int | None = None
     """For the counted requests."""
     idle_statements: int | None = None
@@ -247,8 +271,9 @@ class _Run:
         for number in range(plan.rounds):
             self._say(f"floods, round {number + 1}")
             measured.alone.append(await self._valid(sidecar))
-            measured.from_one.append(await self._flooded(sidecar, 1))
-            measured.from_many.append(await self._flooded(sidecar, plan.addresses))
+            for source in sources(plan):
+                flooded = await self._flooded(sidecar, source, number)
+                measured.floods.setdefault(source.name, []).append(flooded)
 
     def _changes(self) -> Callable[[], None]:
         """Return what changes a key that is in use, each time another."""
@@ -296,20 +321,27 @@ class _Run:
     def _seen(self) -> int:
         return self.place.seen() or 0
 
-    async def _flooded(self, sidecar: SidecarProcess, addresses: int) -> Flooded:
+    async def _flooded(self, sidecar: SidecarProcess, source: Source, number: int) -> Flooded:
         plan = self.bench.plan
         before, began = self.place.seen(), time.monotonic()
-        flood = Flood(
-            *(sidecar.port, ITEM_PATH, plan.flood_rate, plan.load_s + 2 * _STEADY_S, addresses)
-        )
-        cpu_before, core = cpu_s(sidecar.pid), self.bench.cores.load
-        async with _flooding(flood, core) as alone:
-            pass
-        cpu_us = (cpu_s(sidecar.pid) - cpu_before) / max(1, sum(alone["answers"].values())) * 1e6
-        async with _flooding(flood, core) as closed:
+        floods = [
+            Flood(
+                *(sidecar.port, ITEM_PATH, plan.flood_rate, plan.load_s + 2 * _STEADY_S),
+                addresses=source.addresses,
+                # Of many, none was ever heard of: each has all its failures before it.
+                first=source.first + (0 if source.addresses == 1 else turn * source.addresses),
+                by_proxy=source.by_proxy,
+            )
+            for turn in range(3 * number, 3 * number + 3)
+        ]
+        core = self.bench.cores.load
+        async with _flooding(floods[0], core) as alone:
+            cpu_before = cpu_s(sidecar.pid)
+        cpu_spent_s = cpu_s(sidecar.pid) - cpu_before
+        async with _flooding(floods[1], core) as closed:
             await asyncio.sleep(_STEADY_S)
             rate, p99_ms = await self._closed(sidecar)
-        async with _flooding(flood, core) as paced:
+        async with _flooding(floods[2], core) as paced:
             await asyncio.sleep(_STEADY_S)
             paced_p50, paced_p99 = await self._paced(sidecar)
         statuses: dict[str, int] = {}
@@ -323,7 +355,8 @@ class _Run:
             valid=Valid(rate, p99_ms, paced_p50, paced_p99),
             refused=sum(alone["answers"].values()) / alone["seconds"],
             refused_beside=sum(closed["answers"].values()) / closed["seconds"],
-            cpu_us=cpu_us,
+            cpu_percent=100 * cpu_spent_s / alone["seconds"],
+            cpu_us=cpu_spent_s / max(1, sum(alone["answers"].values())) * 1e6,
             statuses=statuses,
             statements=None if before is None or after is None else after - before,
             seconds=time.monotonic() - began,

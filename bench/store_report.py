@@ -6,12 +6,13 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.large_store import sources
 from bench.report import NOTHING, cell, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench.large_store import Flooded, Measured
+    from bench.large_store import Flooded, Measured, Source
     from bench.plan import StorePlan
 
 HELD, MISSED = "held", "MISSED"
@@ -94,19 +95,8 @@ def figures(plan: StorePlan, measured: Mapping[str, Measured]) -> list[Figure]:
         row("no flood: paced p50, ms", lambda m: [v.paced_p50_ms for v in m.alone], 2),
         row("no flood: paced p99, ms", lambda m: [v.paced_p99_ms for v in m.alone], 2),
     ]
-    rows += _flood_rows(row, "1 address", lambda m: m.from_one)
-    rows.append(
-        row("1 address: paced p99 added, ms", _added, 2, at_most=_UNFELT_MS),
-    )
-    rows.append(
-        row(
-            "1 address: statements beyond freshness's",
-            _beyond_freshness,
-            0,
-            at_most=_FAILURES * 2,
-        )
-    )
-    rows += _flood_rows(row, f"{plan.addresses:,} addresses", lambda m: m.from_many)
+    for source in sources(plan):
+        rows += _flood_rows(row, source)
     requests = f"{plan.counted_requests:,} requests of {plan.counted_keys} keys"
     rows += [
         row(f"statements for {requests}", lambda m: [m.statements], 0),
@@ -130,18 +120,34 @@ def store_table(rows: Sequence[Figure]) -> str:
     return markdown([head, *lines])
 
 
-def _flood_rows(
-    row: Callable[..., Figure], whence: str, floods: Callable[[Measured], Sequence[Flooded]]
-) -> list[Figure]:
+def _flood_rows(row: Callable[..., Figure], source: Source) -> list[Figure]:
+    whence = source.name
+
+    def floods(measured: Measured) -> list[Flooded]:
+        return measured.floods[whence]
+
     def of(figure: Callable[[Flooded], float | None]) -> Callable[[Measured], list[float | None]]:
         return lambda m: [figure(each) for each in floods(m)]
 
     def share(m: Measured) -> list[float]:
-        pairs = zip(floods(m), m.alone, strict=True)
-        return [flooded.valid.rate / alone.rate for flooded, alone in pairs]
+        # Of medians, and one: two figures of a round are of different seconds of a machine.
+        beside = statistics.median(each.valid.rate for each in floods(m))
+        return [beside / statistics.median(each.rate for each in m.alone)]
 
-    return [
+    def added(m: Measured) -> list[float]:
+        beside = statistics.median(each.valid.paced_p99_ms for each in floods(m))
+        return [beside - statistics.median(each.paced_p99_ms for each in m.alone)]
+
+    def beyond_freshness(m: Measured) -> list[float | None]:
+        return [
+            None if each.statements is None else each.statements - _looks(m, each)
+            for each in floods(m)
+        ]
+
+    is_one = source.addresses == 1
+    rows = [
         row(f"{whence}: refused a second, alone", of(lambda f: f.refused), 0),
+        row(f"{whence}: % of a core for these", of(lambda f: f.cpu_percent)),
         row(f"{whence}: CPU µs for each", of(lambda f: f.cpu_us)),
         row(f"{whence}: refused a second, beside valid ones", of(lambda f: f.refused_beside), 0),
         row(f"{whence}: valid requests a second", of(lambda f: f.valid.rate), 0),
@@ -149,8 +155,16 @@ def _flood_rows(
         row(f"{whence}: latency p99 of these, ms", of(lambda f: f.valid.p99_ms), 2),
         row(f"{whence}: paced p50, ms", of(lambda f: f.valid.paced_p50_ms), 2),
         row(f"{whence}: paced p99, ms", of(lambda f: f.valid.paced_p99_ms), 2),
+        row(
+            *(f"{whence}: paced p99 added, ms", added, 2),
+            **({"at_most": _UNFELT_MS} if is_one else {}),
+        ),
         row(f"{whence}: statements the store saw", of(lambda f: f.statements), 0),
     ]
+    if is_one:
+        label = f"{whence}: statements beyond freshness's"
+        rows.append(row(label, beyond_freshness, 0, at_most=_FAILURES * 2))
+    return rows
 
 
 def _freshness(kind: str) -> Callable[[Measured], list[float]]:
@@ -163,18 +177,6 @@ def _waited(kind: str) -> Callable[[Measured], list[float]]:
 
 def _memory(kind: str, counted: str) -> Callable[[Measured], list[float]]:
     return lambda measured: [measured.memory[kind][counted]]
-
-
-def _added(measured: Measured) -> list[float]:
-    pairs = zip(measured.from_one, measured.alone, strict=True)
-    return [flooded.valid.paced_p99_ms - alone.paced_p99_ms for flooded, alone in pairs]
-
-
-def _beyond_freshness(measured: Measured) -> list[float | None]:
-    return [
-        None if flooded.statements is None else flooded.statements - _looks(measured, flooded)
-        for flooded in measured.from_one
-    ]
 
 
 def _looks(measured: Measured, flooded: Flooded) -> float:

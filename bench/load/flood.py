@@ -1,8 +1,10 @@
 """Bad keys in numbers, no two alike: a program of its own, that costs its core as little as may be.
 
 Each connection sends its next when the last was answered, as clients do; of the answers only the
-status is looked for. It reads what it is to do as a line of JSON, says when it has begun, and tells
-in a line of JSON what came of it.
+status is looked for. Connections come from the addresses themselves, of the network that every
+machine calls its own (127.0.0.0/8, RFC 1122 section 3.2.1.3), or from a proxy that names them. It
+reads what it is to do as a line of JSON, says when it has begun, and tells in a line of JSON what
+came of it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import cast
 
 import uvloop
@@ -23,7 +26,7 @@ _TICK_S = 0.001
 """Between two turns; what is due in one leaves at once."""
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _STATUS_BYTES = len(b"HTTP/1.1 200 ")
-_NETWORK = 10 << 24 | 1 << 16  # 10.1.0.0
+_OWN_NETWORK = 127 << 24 | 1 << 16  # 127.1.0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,12 @@ class Flood:
     rate: int
     seconds: float
     addresses: int
+    first: int = 0
+    """The number of the first of these addresses."""
+    by_proxy: bool = False
+    """Whether they are those of a proxy's clients; else each has a connection at least."""
     connections: int = 256
+    """At least; where the addresses are a proxy's clients', exactly."""
 
 
 class StatusCounter:
@@ -73,8 +81,8 @@ class _Connection(asyncio.Protocol):
 
 
 def address(number: int) -> str:
-    """Return an address by its number, of a network that is private."""
-    value = _NETWORK + number
+    """Return an address by its number, of this machine."""
+    value = _OWN_NETWORK + number
     return ".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))
 
 
@@ -82,23 +90,26 @@ async def flood(what: Flood) -> dict[str, object]:
     """Send it; return how many were sent, the answers by status, and the seconds that it took."""
     loop = asyncio.get_running_loop()
     counts: Counter[str] = Counter()
-    connections = []
-    for _ in range(what.connections):
+    addresses = [address(what.first + number) for number in range(what.addresses)]
+    connections: list[_Connection] = []
+    wanted = what.connections if what.by_proxy else max(what.connections, what.addresses)
+    while len(connections) < wanted:
+        own = None if what.by_proxy else (addresses[len(connections) % len(addresses)], 0)
         _, connection = await loop.create_connection(
-            lambda: _Connection(counts), "127.0.0.1", what.port
+            lambda: _Connection(counts), "127.0.0.1", what.port, local_addr=own
         )
         connections.append(connection)
-    heads = [
-        f"GET {what.path} HTTP/1.1\r\nHost: api.example.test\r\nX-Forwarded-For: {address(n)}"
-        "\r\nx-api-key: ".encode()
-        for n in range(what.addresses)
-    ]
+    head = f"GET {what.path} HTTP/1.1\r\nHost: api.example.test\r\n"
+    names = (f"X-Forwarded-For: {each}\r\n" for each in addresses) if what.by_proxy else ("",)
+    heads = [f"{head}{name}x-api-key: ".encode() for name in names]
     prefix = secrets.token_hex(24).encode()
     print("begun", flush=True)
     began, sent, dropped = time.perf_counter(), 0, 0
+    # Each in turn, so that none sends all that the others do not.
+    turns = cycle(connections)
     while (passed := time.perf_counter() - began) < what.seconds:
         missing = round(what.rate * passed) - sent - dropped
-        for connection in connections:
+        for connection in islice(turns, len(connections)):
             if missing <= 0:
                 break
             if not connection.waiting and not connection.lost:
