@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class Secret(tuple[Any, ...]):
         return f"<{len(self)} hidden>"
 
 
+_ASKED_FIRST: tuple[Question, ...] = ("find_key", "find_session")
+_NOBODY = Secret(("",))
+"""What no credential is filed under."""
+_WARM_CONNECTIONS = 2
+"""One for what is asked, and one for who asks meanwhile; each asks on, so that both are used."""
+_WARM_UPS = 6
+"""PostgreSQL plans a prepared statement anew for each of its first five executions."""
 NOTHING = Secret()
 """No parameters."""
 
@@ -132,6 +140,18 @@ class RowStore(ABC, Generic[D]):
         self._closed = False
         with self.answers.of("open"):
             await self._bounded(self._first())
+        # What it is ready for, it is. Should it fail by now, the next question will say so.
+        with contextlib.suppress(StoreUnavailable, LayoutError):
+            await self._bounded(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        """Ask what callers ask first, for nobody, until it has been planned for good."""
+        await asyncio.gather(*(self._ask_for_nobody() for _ in range(_WARM_CONNECTIONS)))
+
+    async def _ask_for_nobody(self) -> None:
+        for question in _ASKED_FIRST:
+            for _ in range(_WARM_UPS):
+                await self._answer(question, _NOBODY)
 
     async def inspect(self) -> str:
         """Return in words which Better Auth wrote the database; looks, and changes nothing.

@@ -67,6 +67,19 @@ async def opened(url: PostgresURL, timeout_s: float = 10) -> AsyncIterator[Postg
         await store.close()
 
 
+async def test_what_is_asked_first_is_prepared_when_the_store_opens(
+    database: PostgresDatabase, postgres_server: PostgresServer
+) -> None:
+    async with opened(database.url) as store:
+        assert len(sessions(postgres_server)) == 2, "one for who asks meanwhile"
+        # Nothing but the tests looks at these.
+        found = store._database  # noqa: SLF001
+        assert found is not None
+        for connection in found.connections._idle:  # noqa: SLF001
+            prepared = connection._prepared.keys()  # noqa: SLF001
+            assert prepared >= {found.sql["find_key"], found.sql["find_session"]}
+
+
 async def failure_of(url: PostgresURL, timeout_s: float = 10) -> str:
     """Return what is said when the store cannot be opened, without the URL."""
     with pytest.raises((StoreUnavailable, LayoutError)) as caught:

@@ -115,6 +115,24 @@ def key(database: BetterAuthDatabase) -> MadeKey:
     return database.add_key(database.add_user())
 
 
+class _ColdStore(SQLiteStore):
+    """Fails as soon as it is open."""
+
+    async def _warm_up(self) -> None:
+        raise StoreUnavailable("gone again")
+
+
+async def test_a_store_that_fails_as_soon_as_it_is_open_is_open(tmp_path: Path) -> None:
+    with BetterAuthDatabase(tmp_path / "auth.sqlite") as database:
+        key = database.add_key(database.add_user())
+        store = _ColdStore(tmp_path / "auth.sqlite")
+        await store.open()
+        try:
+            assert await store.find_key(key.digest) is not None
+        finally:
+            await store.close()
+
+
 @asynccontextmanager
 async def opened(path: Path, timeout_s: float = 10) -> AsyncIterator[SQLiteStore]:
     store = SQLiteStore(path, timeout_s=timeout_s)
