@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.errors import KEY_EXPIRED, KEY_UNKNOWN, NO_CREDENTIAL, STORE_UNAVAILABLE, Refusal
 from sidecar.limits import failures
-from sidecar.limits.failures import FailureLimiter
+from sidecar.limits.failures import FLOOD, FailureLimiter
 from tests.clock import ManualClock
 
 HERE = "203.0.113.7"
@@ -101,3 +102,55 @@ def test_no_window_ever_lets_more_pass(moments: list[float]) -> None:
             opened, count = moment, 0
         count += 1
         assert count <= 3
+
+
+class TestFlood:
+    """Who is to wait before the next request is read."""
+
+    def test_whoever_is_over_the_limit_is(self) -> None:
+        guessing = Guessing()
+        guessing.fail(times=3)
+        told = guessing.limiter.judge(KEY_UNKNOWN, HERE)
+        assert (told.status, told.retry_after_s) == (429, 60)
+        assert guessing.limiter.is_to_rest(told, HERE)
+
+    @pytest.mark.parametrize(
+        ("refusal", "rests"),
+        [
+            pytest.param(KEY_UNKNOWN, True, id="bad"),
+            pytest.param(STORE_UNAVAILABLE, True, id="not-served"),
+            pytest.param(KEY_EXPIRED, False, id="expired"),
+            pytest.param(NO_CREDENTIAL, False, id="none"),
+        ],
+    )
+    def test_so_is_in_a_flood_whoever_sent_something_bad(
+        self, refusal: Refusal, *, rests: bool
+    ) -> None:
+        guessing = Guessing()
+        for number in range(FLOOD):
+            guessing.fail(f"198.18.{number >> 8}.{number & 255}")
+        assert guessing.limiter.judge(refusal, HERE) is refusal
+        assert guessing.limiter.is_to_rest(refusal, HERE) == (rests and refusal is KEY_UNKNOWN)
+        guessing.fail()
+        assert guessing.limiter.is_to_rest(refusal, HERE) == rests
+        assert not guessing.limiter.is_to_rest(STORE_UNAVAILABLE, "203.0.113.9"), "nothing bad yet"
+        guessing.clock.advance(2.0)
+        assert not guessing.limiter.is_to_rest(refusal, HERE), "it is over"
+
+    def test_as_many_in_more_than_a_second_are_no_flood(self) -> None:
+        guessing = Guessing()
+        for number in range(2 * FLOOD):
+            guessing.clock.advance(1.1 / FLOOD)
+            guessing.fail(f"198.18.{number >> 8}.{number & 255}")
+        guessing.fail()
+        assert not guessing.limiter.is_to_rest(KEY_UNKNOWN, HERE)
+
+    def test_what_is_told_changes_with_the_time_that_is_left(self) -> None:
+        guessing = Guessing()
+        guessing.fail(times=3)
+        first, second = (guessing.limiter.refusal(HERE) for _ in range(2))
+        assert first is second, "made once"
+        guessing.clock.advance(10.0)
+        later = guessing.limiter.refusal(HERE)
+        assert later is not None
+        assert later.retry_after_s == 50
