@@ -335,6 +335,7 @@ class RecordCache(Generic[R]):
             load = Load(name, question, self._on_answer, address)
             self._queries.submit(load)
             self._loads[name] = load
+        load.is_abandoned = False
         return load
 
     def _on_answer(self, load: Load[R]) -> None:

@@ -47,7 +47,8 @@ class Neighbours(Protocol):
 class Load(Generic[R]):
     """One question to the store, and all who wait for its answer.
 
-    It goes on when they have gone: the answer is good for the next.
+    It goes on when they have gone: the answer is good for the next. Of a credential that is not
+    known it does not begin then: a flood that has gone leaves nothing to do.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Load(Generic[R]):
         "_waiters",
         "address",
         "failed",
+        "is_abandoned",
         "is_suspect",
         "key",
         "question",
@@ -76,6 +78,8 @@ class Load(Generic[R]):
         """Where a credential came from that is not known; None for one that is."""
         self.is_suspect = False
         """Whether bad credentials came from there."""
+        self.is_abandoned = False
+        """Whether all who waited have gone, and nobody has asked since."""
         self.started_at = 0.0
         """Monotonic seconds at which the store was asked: the answer may be as old as this."""
         self.touches = 0
@@ -97,6 +101,7 @@ class Load(Generic[R]):
         finally:
             if self._waiters is not None:
                 self._waiters.discard(waiter)
+                self.is_abandoned = not self._waiters
 
     def answer(self, record: R | None) -> None:
         """Take the store's answer; None for nothing found."""
@@ -242,15 +247,25 @@ class Queries:
         self._sift()
         if self._new:
             return self._pop_new()
+        while self._suspects and self._suspects[0].is_abandoned:
+            self._suspects.popleft().fail()
         if self._suspects and self._suspects_running < SUSPECTS_IN_FLIGHT:
             self._suspects_running += 1
             return self._suspects.popleft()
         return None
 
     def _sift(self) -> None:
-        """Have those whose address has failed since they came wait behind all others."""
-        while self._new and self._neighbours.has_failed(str(self._new[0].address)):
+        """Have those whose address has failed since they came wait behind all others.
+
+        Those for whom nobody waits any more are dropped.
+        """
+        while self._new and (
+            self._new[0].is_abandoned or self._neighbours.has_failed(str(self._new[0].address))
+        ):
             load = self._pop_new()
+            if load.is_abandoned:
+                load.fail()
+                continue
             try:
                 self._suspect(load)
             except StoreUnavailable:

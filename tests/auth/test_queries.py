@@ -167,6 +167,28 @@ class TestAbandoning:
         await held.idle()
         assert isinstance(held.from_memory(with_key(KEY)), Identity)
 
+    @pytest.mark.parametrize("is_suspect", [False, True], ids=["new", "suspect"])
+    async def test_what_was_not_asked_yet_is_not_when_nobody_is_left(
+        self, held: Scene, *, is_suspect: bool
+    ) -> None:
+        if is_suspect:
+            held.failures.count("")
+        answers = [held.look(with_key(f"key-{number}")) for number in range(IN_FLIGHT + 20)]
+        await held.idle()
+        asked = held.store.in_flight
+        for answer in answers[asked:-2]:
+            assert isinstance(answer, Pending)
+            answer.abandon()
+        await held.idle()
+        again = held.look(with_key(f"key-{asked}"))
+        release(held)
+        assert await settled(again) is errors.KEY_UNKNOWN, "asked for once more"
+        left = [*answers[:asked], *answers[-2:]]
+        assert set(await asyncio.gather(*map(settled, left))) == {errors.KEY_UNKNOWN}
+        await held.idle()
+        assert held.store.queries == asked + 1 + 2
+        assert await settled(held.look(with_key(f"key-{asked + 1}"))) is errors.KEY_UNKNOWN
+
     async def test_nothing_waits_on(self, held: Scene) -> None:
         pendings = [held.look(with_key(KEY)) for _ in range(100)]
         await held.idle()
