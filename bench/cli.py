@@ -1,4 +1,4 @@
-"""The command line: `python -m bench [--load | --freshness | --store] …`, `… bench profile`."""
+"""The command line: `python -m bench [--load | --freshness | …] …`, `… bench profile`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,20 @@ from bench.errors import BenchError
 from bench.freshness import FreshnessBench
 from bench.freshness_report import freshness_table
 from bench.large_store import StoreBench
+from bench.limits import LimitsBench
+from bench.limits_report import limit_figures, limits_table
 from bench.load.closed_loop import ClosedLoop
 from bench.load.wrk import Wrk
 from bench.load_report import load_table
 from bench.machine import describe_machine
-from bench.page import FIGURES, FRESHNESS_FIGURES, LOAD_FIGURES, STORE_FIGURES, write_page
+from bench.page import (
+    FIGURES,
+    FRESHNESS_FIGURES,
+    LIMITS_FIGURES,
+    LOAD_FIGURES,
+    STORE_FIGURES,
+    write_page,
+)
 from bench.peers.caddy import CADDY
 from bench.peers.envoy import ENVOY
 from bench.peers.nginx import NGINX
@@ -33,10 +42,12 @@ from bench.peers.traefik import TRAEFIK
 from bench.plan import (
     FULL,
     FULL_FRESHNESS,
+    FULL_LIMITS,
     FULL_LOAD,
     FULL_STORE,
     QUICK,
     QUICK_FRESHNESS,
+    QUICK_LIMITS,
     QUICK_LOAD,
     QUICK_STORE,
 )
@@ -55,7 +66,7 @@ if TYPE_CHECKING:
 
     from bench.load.requests import Generator
     from bench.peers.base import Peer
-    from bench.plan import FreshnessPlan, LoadPlan, Plan, StorePlan
+    from bench.plan import FreshnessPlan, LimitsPlan, LoadPlan, Plan, StorePlan
     from bench.process import Cores
 
 PEERS = (NGINX, ENVOY, TRAEFIK, CADDY, SIDECAR, SIDECAR_LOGGING)
@@ -71,20 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _directory() as directory:
-            if options.freshness:
-                return _measure_freshness(_freshness_bench(options, directory), options)
-            if options.store:
-                return _measure_store(_store_bench(options, directory), options)
-            if options.load:
-                return _measure_load(_load_bench(options, directory), options)
-            bench = _bench(options, directory)
-            return _profile(bench) if options.profile else _measure(bench, options)
+            return _run(options, directory)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace, directory: Path) -> int:
+    if options.freshness:
+        return _measure_freshness(_freshness_bench(options, directory), options)
+    if options.store:
+        return _measure_store(_store_bench(options, directory), options)
+    if options.limits:
+        return _measure_limits(_limits_bench(options, directory), options)
+    if options.load:
+        return _measure_load(_load_bench(options, directory), options)
+    bench = _bench(options, directory)
+    return _profile(bench) if options.profile else _measure(bench, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="measure freshness, memory, first uses and floods of bad keys on a large store;"
         " ends with 1 where a bound was missed",
+    )
+    parser.add_argument(
+        "--limits",
+        action="store_true",
+        help="measure what counting requests costs, in each way; ends with 1 where a bound was"
+        " missed",
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
@@ -149,6 +172,13 @@ def _store_bench(options: argparse.Namespace, directory: Path) -> StoreBench:
         plan = replace(plan, rounds=max(1, options.rounds))
     cores = _cores(plan.limit_s)
     return StoreBench(plan, cores, _generator(directory), directory)
+
+
+def _limits_bench(options: argparse.Namespace, directory: Path) -> LimitsBench:
+    plan = QUICK_LIMITS if options.quick else FULL_LIMITS
+    if options.rounds is not None:
+        plan = replace(plan, rounds=max(1, options.rounds))
+    return LimitsBench(plan, _stage(directory, plan.limit_s), _generator(directory))
 
 
 def _stage(directory: Path, limit_s: int) -> Stage:
@@ -258,6 +288,33 @@ def _measure_store(bench: StoreBench, options: argparse.Namespace) -> int:
     return 1 if any(row.verdict.startswith(MISSED) for row in rows) else 0
 
 
+def _measure_limits(bench: LimitsBench, options: argparse.Namespace) -> int:
+    others = os.getloadavg()[0]
+    measured = bench.run()
+    plan = bench.plan
+    rows = limit_figures(plan, measured)
+    made_with = (
+        f"- sidecar {SIDECAR.version()}, load: {bench.generator.name}, {plan.connections} "
+        f"connections; latency: {plan.paced_rate:,} requests a second; {plan.decisions:,} "
+        "decisions of each kind in a round."
+    )
+    if others > _QUIET:
+        made_with += (
+            f"\n- Other programs were at work (load average {others:.1f} before): figures are too"
+            " high."
+        )
+    notes = "\n".join((_made_on(bench.stage.cores), made_with, _of_rounds(plan.rounds)))
+    figures = f"{limits_table(rows)}\n\n{notes}"
+    print(figures)
+    if options.json is not None:
+        raw = {each.label: list(each.by_store[""]) for each in rows}
+        facts = _facts(bench.stage.cores, {SIDECAR.name: SIDECAR.version()}, plan)
+        options.json.write_text(json.dumps({**facts, "figures": raw}, indent=1) + "\n")
+    if options.write:
+        write_page(LIMITS_FIGURES, figures)
+    return 1 if any(row.verdict.startswith(MISSED) for row in rows) else 0
+
+
 def _keep(
     options: argparse.Namespace, bench: Bench | LoadBench, versions: dict[str, str], raw: Any
 ) -> None:
@@ -312,7 +369,9 @@ def _programs(versions: dict[str, str]) -> dict[str, str]:
 
 
 def _facts(
-    cores: Cores, versions: dict[str, str], plan: Plan | LoadPlan | FreshnessPlan | StorePlan
+    cores: Cores,
+    versions: dict[str, str],
+    plan: Plan | LoadPlan | FreshnessPlan | StorePlan | LimitsPlan,
 ) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -34,6 +34,10 @@ STORE_FIGURES = Place(
     '<!-- store: begin; `make bench ARGS="--store --write"` writes what follows -->',
     "<!-- store: end -->",
 )
+LIMITS_FIGURES = Place(
+    '<!-- limits: begin; `make bench ARGS="--limits --write"` writes what follows -->',
+    "<!-- limits: end -->",
+)
 
 
 def replace_figures(text: str, place: Place, figures: str) -> str:

@@ -214,3 +214,51 @@ QUICK_STORE = StorePlan(
     counted_keys=100,
     limit_s=300,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPlan:
+    """The sizes of one run that measures what limits cost; times in seconds."""
+
+    rounds: int
+    decisions: int
+    """Of each kind in each round."""
+    many: int
+    """Keys that are known at once."""
+    hot: int
+    """Of these, in use where not all are."""
+    connections: int
+    warmup_s: float
+    load_s: float
+    """How long each sidecar is loaded in a closed loop."""
+    paced_rate: int
+    """Requests a second that leave a sidecar time to spare."""
+    paced_s: float
+    limit_s: int
+    """The whole run is given up after this."""
+
+
+FULL_LIMITS = LimitsPlan(
+    rounds=5,
+    decisions=100_000,
+    many=1_000_000,
+    hot=1000,
+    connections=64,
+    warmup_s=1.0,
+    load_s=4.0,
+    paced_rate=1000,
+    paced_s=4.0,
+    limit_s=600,
+)
+QUICK_LIMITS = LimitsPlan(
+    rounds=1,
+    decisions=50_000,
+    many=200_000,
+    hot=1000,
+    connections=64,
+    warmup_s=0.5,
+    load_s=1.5,
+    paced_rate=1000,
+    paced_s=1.5,
+    limit_s=180,
+)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S = 5.0
@@ -95,6 +95,12 @@ class Child:
     def memory_bytes(self) -> int:
         """Return its memory: resident, pages that its processes share counted once (PSS)."""
         return sum(_pss_bytes(pid) for pid in self._pids())
+
+    def spread(self, cores: Sequence[int]) -> None:
+        """Bind its processes to these cores instead, one after the other."""
+        for number, pid in enumerate(sorted(self._pids())):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
 
     def stop(self) -> None:
         """End every process of its session: asked first, killed after five seconds."""

@@ -23,8 +23,11 @@ _NEVER_REFUSES = 2_000_000_000
 _HOUR_MS = 3_600_000
 
 
-def write_store(path: Path, credentials: Credentials) -> None:
-    """Make the database at *path*: one organization, its owner, and the owner's keys."""
+def write_store(path: Path, credentials: Credentials, *, limited: bool = True) -> None:
+    """Make the database at *path*: one organization, its owner, and the owner's keys.
+
+    Requests of keys are counted if these are *limited*.
+    """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     tenant = credentials.tenant
     schema.create(path)
@@ -47,14 +50,20 @@ def write_store(path: Path, credentials: Credentials) -> None:
             'INSERT INTO apikey (id, "configId", name, start, "referenceId", key, enabled,'
             ' "rateLimitEnabled", "rateLimitTimeWindow", "rateLimitMax", "requestCount",'
             ' "createdAt", "updatedAt", metadata)'
-            " VALUES (?, 'default', 'Bench', ?, ?, ?, 1, 1, ?, ?, 0, ?, ?, ?)",
-            [_key_row(key, tenant, now) for key in credentials.keys],
+            " VALUES (?, 'default', 'Bench', ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?)",
+            [_key_row(key, tenant, now, limited=limited) for key in credentials.keys],
         )
 
 
-def _key_row(key: ApiKey, tenant: Tenant, now: str) -> tuple[str | int, ...]:
+def _key_row(
+    key: ApiKey,
+    tenant: Tenant,
+    now: str,
+    *,
+    limited: bool,
+) -> tuple[str | int, ...]:
     digest = hashlib.sha256(key.raw.encode()).digest()
     stored = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     metadata = json.dumps({"organizationId": tenant.organization_id}, separators=(",", ":"))
-    limit = (_HOUR_MS, _NEVER_REFUSES)
+    limit = (int(limited), _HOUR_MS, _NEVER_REFUSES)
     return (key.id, key.raw[:6], tenant.user_id, stored, *limit, now, now, metadata)

@@ -49,7 +49,8 @@ class Figure:
         if self.at_most is None and self.at_least is None:
             return NOTHING
         missed = [name for name, series in self.by_store.items() if not self._holds(series)]
-        return f"{MISSED}: {', '.join(missed)}" if missed else HELD
+        # A table of one column has no name for it.
+        return ": ".join(filter(None, (MISSED, ", ".join(missed)))) if missed else HELD
 
     def _holds(self, series: Sequence[float | None]) -> bool:
         known = [value for value in series if value is not None]

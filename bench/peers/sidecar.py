@@ -80,11 +80,20 @@ def configuration(wiring: Wiring, database: Path, *, access_log: bool) -> str:
     )
 
 
-def _prepare(directory: Path, wiring: Wiring, *, access_log: bool) -> Launch:
+def _prepare(
+    directory: Path,
+    wiring: Wiring,
+    *,
+    access_log: bool,
+    limited: bool = True,
+    workers: int = 1,
+    extra: str = "",
+) -> Launch:
     database = directory / "store.db"
-    write_store(database, wiring.credentials)
+    write_store(database, wiring.credentials, limited=limited)
     path = directory / "sidecar.toml"
-    path.write_text(configuration(wiring, database, access_log=access_log))
+    text = configuration(wiring, database, access_log=access_log)
+    path.write_text(text.replace("[listen]", f"[listen]\nworkers = {workers}") + extra)
     return Launch([sys.executable, "-m", "sidecar", "run", "--config", str(path)])
 
 
@@ -96,3 +105,14 @@ SIDECAR = Peer("sidecar", partial(_prepare, access_log=False), _version)
 SIDECAR_LOGGING = Peer(
     "sidecar, access log", partial(_prepare, access_log=True), _version, requests_only=True
 )
+
+
+def counting(
+    name: str, *, limited: bool = True, workers: int = 1, valkey_port: int | None = None
+) -> Peer:
+    """Return the sidecar as it counts requests in one way or the other."""
+    extra = ""
+    if valkey_port is not None:
+        extra = f'\n[limits]\nbackend = "valkey://{HOST}:{valkey_port}"\n'
+    prepare = partial(_prepare, access_log=False, limited=limited, workers=workers, extra=extra)
+    return Peer(name, prepare, _version, requests_only=True)

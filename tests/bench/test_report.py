@@ -13,6 +13,7 @@ from bench.load_report import load_table
 from bench.page import (
     FIGURES,
     FRESHNESS_FIGURES,
+    LIMITS_FIGURES,
     LOAD_FIGURES,
     PAGE,
     STORE_FIGURES,
@@ -31,6 +32,7 @@ EACH_PLACE = pytest.mark.parametrize(
         pytest.param(LOAD_FIGURES, id="load"),
         pytest.param(FRESHNESS_FIGURES, id="freshness"),
         pytest.param(STORE_FIGURES, id="store"),
+        pytest.param(LIMITS_FIGURES, id="limits"),
     ],
 )
 
