@@ -46,6 +46,8 @@ _NOTHING_COUNTED = (-inf, 0)
 BUSY_RETRY_S = 1
 """What a key with too many requests in progress is told to wait: nobody knows when one ends."""
 _NOISE_S = 1e-6
+_NOBODY = contextlib.nullcontext()
+"""Whom to keep from slots where nobody else is."""
 
 
 class LocalLimiter:
@@ -346,12 +348,12 @@ class LocalLimiter:
         decision.taken = tuple((budget, budget.meter.mark) for budget in budgets)
         return decision
 
-    @contextlib.contextmanager
-    def _locked(self, budgets: Sequence[Budget]) -> Iterator[None]:
+    def _locked(self, budgets: Sequence[Budget]) -> contextlib.AbstractContextManager[None]:
         """Keep others who share the table from the slots of these budgets."""
-        if not self.table.is_shared:
-            yield
-            return
+        return self._alone_with(budgets) if self.table.is_shared else _NOBODY
+
+    @contextlib.contextmanager
+    def _alone_with(self, budgets: Sequence[Budget]) -> Iterator[None]:
         # Everybody takes them in this order, so that no two wait for each other.
         locks = sorted({lock.place: lock for lock in map(Budget.lock, budgets)}.items())
         held = [lock for _, lock in locks if lock.take()]
@@ -444,6 +446,8 @@ def standing_of(budgets: Sequence[Budget], rooms: Sequence[int], wall: float) ->
     """Return what to tell of these budgets: the one nearest to its end."""
     if not budgets:
         return Decision(None, 0, 0.0, wall)
+    if len(budgets) == 1:
+        return Decision(budgets[0], max(0, rooms[0]), budgets[0].meter.left_s, wall)
     room, _, index = min(
         (room, -budget.meter.left_s, index)
         for index, (budget, room) in enumerate(zip(budgets, rooms, strict=True))

@@ -101,9 +101,8 @@ class SharedLimiter(LocalLimiter):
         refusal = self._take_here(asked, account, plan, now)
         if refusal is not None:
             return refusal
-        terms = (budget.terms(now) for budget in plan.budgets)
         raw = _REQUEST.pack(_COUNT, len(plan.budgets), charge.cost) + b"".join(
-            _BUDGET.pack(*each) for each in terms
+            [_BUDGET.pack(*budget.terms(now)) for budget in plan.budgets]
         )
         keys = [budget.key for budget in plan.budgets]
         if not self._backend.ask(keys, raw, partial(self._on_answer, asked)):
