@@ -41,6 +41,12 @@ _HOT = 1000
 _PLENTY = Limit(2_000_000_000, 3600.0)
 _ORGANIZATION = "organization"
 _TIMEOUT_S = 5.0
+# A row that was not read anew is the same object.
+_UNLIMITED, _LIMITED = Quota(enabled=False), Quota()
+
+
+def _quota(where: str) -> Quota:
+    return _UNLIMITED if where == NONE else _LIMITED
 
 
 class _Counter:
@@ -68,7 +74,7 @@ class Deciding:
     ) -> dict[str, float]:
         """Measure decisions on *requests* for *used* random ones of so many *keys*."""
         limiter = await self._limiter(where, algorithm, keys)
-        quota = Quota(enabled=where != NONE)
+        quota = _quota(where)
         admit, end = limiter.admit, limiter.end
 
         def use(key: str) -> None:
@@ -123,7 +129,7 @@ class Deciding:
         elif where != NONE:
             file = self._directory / f"{where}-{algorithm}-{keys}.limits"
             await limiter.keep_in(file, is_alone=where == ALONE)
-        quota = Quota(enabled=where != NONE)
+        quota = _quota(where)
         for key in self._named(keys):
             limiter.admit(key, quota, _ORGANIZATION)
         self._limiters[where, algorithm, keys] = limiter
@@ -146,7 +152,6 @@ class _Loop:
 
     def __init__(self, limiter: LocalLimiter, requests: int) -> None:
         self._limiter = limiter
-        self._quota = Quota()
         self._left = requests
         self._under_way = 0
         self._loop = asyncio.get_running_loop()
@@ -164,7 +169,7 @@ class _Loop:
             return
         self._left -= 1
         self._under_way += 1
-        decision = self._limiter.admit(key, self._quota, _ORGANIZATION)
+        decision = self._limiter.admit(key, _LIMITED, _ORGANIZATION)
         if isinstance(decision, Awaited):
             decision.then(lambda decided: self._end(key, decided))
         else:

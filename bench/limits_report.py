@@ -37,15 +37,16 @@ def limit_figures(plan: LimitsPlan, measured: Measured) -> list[Figure]:
         return Figure(label, {"": series}, **bound, digits=digits)
 
     hot, many = plan.hot, plan.many
-    rows = [
+    none = measured.decisions[Kind(NONE, DEFAULT, hot, hot)]
+    rows = [row(f"CPU µs of a decision: {_PLACES[NONE]}", none)]
+    rows += [
         row(
-            f"CPU µs of a decision: {_PLACES[kind.where]}"
-            + ("" if kind.where == NONE else f", {kind.algorithm}"),
-            series,
-            at_most=None if kind.where == NONE else _DECISION_US,
+            f"CPU µs over that: {_PLACES[kind.where]}, {kind.algorithm}",
+            _differences(series, none),
+            at_most=_DECISION_US,
         )
         for kind, series in measured.decisions.items()
-        if kind.keys == hot
+        if kind.keys == hot and kind.where != NONE
     ]
     few, some, all_of_them = (
         measured.decisions[Kind(SHARED, DEFAULT, keys, used)]
@@ -57,9 +58,16 @@ def limit_figures(plan: LimitsPlan, measured: Measured) -> list[Figure]:
         row("CPU µs of a decision: Valkey, in a closed loop", measured.asked),
         row(f"{many:,} keys: MB of the file", [measured.file_bytes / 1e6], at_most=_FILE_MB),
         row(f"{many:,} keys: budgets that had to go", [measured.evicted], 0, at_most=0),
-        row(f"{many:,} keys, {hot:,} in use: CPU µs of a decision", some, at_most=_DECISION_US),
-        row(f"the same as a multiple of {hot:,} keys'", _ratios(some, few), at_most=_SLOWER),
-        row(f"{many:,} keys, all in use: CPU µs of a decision", all_of_them, at_most=_DECISION_US),
+        row(
+            f"{many:,} keys, {hot:,} in use: a decision as a multiple of one among {hot:,}",
+            _ratios(some, few),
+            at_most=_SLOWER,
+        ),
+        row(
+            f"{many:,} keys, all in use: CPU µs over none",
+            _differences(all_of_them, none),
+            at_most=_DECISION_US,
+        ),
         row("what it costs that all are in use, CPU µs", random_us),
         row(f"the same of a dict of {many:,} counters", dict_us),
     ]
