@@ -23,15 +23,20 @@ def limited(soft: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def take_rest(held: list[int]) -> None:
+    """Hold every descriptor that has been given back meanwhile, too: by another thread, say."""
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+
+
 @contextlib.contextmanager
 def used_up(*, but: int = 0) -> Iterator[list[int]]:
     """Hold every descriptor *but* so many; what is yielded may be closed and removed one by one."""
     held: list[int] = []
     with limited(max(map(int, (path.name for path in Path("/proc/self/fd").iterdir()))) + 50):
         try:
-            with contextlib.suppress(OSError):
-                while True:
-                    held.append(os.open(os.devnull, os.O_RDONLY))
+            take_rest(held)
             for _ in range(but):
                 os.close(held.pop())
             yield held

@@ -152,6 +152,10 @@ class RecordingUpstream:
                     writer.close()
                 await asyncio.sleep(0)
 
+    async def until_left(self) -> None:
+        """Wait until no connection is open."""
+        await until(lambda: not self._writers)
+
     async def wait_for_requests(self, count: int) -> list[Received]:
         """Wait until so many have been recorded, and return them all."""
         async with asyncio.timeout(TIMEOUT_S):

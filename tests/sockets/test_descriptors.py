@@ -7,15 +7,16 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.clock import ManualClock
-from tests.descriptors import used_up
+from tests.descriptors import take_rest, used_up
 from tests.harness import Client, configuration, request, running, until
 from tests.sockets.process import started
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
     from tests.harness import Running
     from tests.sockets.world import World
@@ -28,8 +29,8 @@ LEFT_AGAIN = "descriptors are left again: accepting connections"
 class Newcomer:
     """A client that has its own descriptor before they run out."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket()
+    def __init__(self, own: socket.socket) -> None:
+        self._socket = own
         self._socket.setblocking(False)
 
     async def ask(self, port: int) -> Client:
@@ -41,6 +42,24 @@ class Newcomer:
         return client
 
 
+@pytest.fixture
+def newcomer() -> Iterator[Newcomer]:
+    with socket.socket() as own:
+        yield Newcomer(own)
+
+
+async def until_noticed(held: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    """Leave no descriptor until the sidecar finds none: what any thread gives back is taken."""
+
+    def is_noticed() -> bool:
+        if USED_UP in caplog.text:
+            return True
+        take_rest(held)
+        return False
+
+    await until(is_noticed)
+
+
 async def idle_client(run: Running) -> Client:
     """Return a client whose first request was answered."""
     client = await run.connect()
@@ -49,13 +68,15 @@ async def idle_client(run: Running) -> Client:
 
 
 async def test_new_clients_wait_for_a_descriptor_and_old_ones_are_served(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, newcomer: Newcomer
 ) -> None:
-    async with running(world.path) as run:
+    # Time stands still: an old one that had been idle for long would be given up.
+    async with running(world.path, clock=ManualClock()) as run:
         old = await idle_client(run)
-        newcomer = Newcomer()
-        with used_up():
-            await until(lambda: USED_UP in caplog.text)
+        with used_up() as held:
+            await until_noticed(held, caplog)
+            # Both ends of the connection to the upstream are, and make room for the next.
+            await run.upstream.until_left()
             new = await newcomer.ask(run.port)
             assert (await old.ask(GET)).status == 200
             assert LEFT_AGAIN not in caplog.text
@@ -67,7 +88,7 @@ async def test_new_clients_wait_for_a_descriptor_and_old_ones_are_served(
 
 
 async def test_idle_connections_give_theirs_up(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, newcomer: Newcomer
 ) -> None:
     """Those of clients, the longest idle first, and those to upstreams."""
     clock = ManualClock()
@@ -76,9 +97,8 @@ async def test_idle_connections_give_theirs_up(
         for _ in range(48):
             idle.append(await idle_client(run))
             clock.advance(0.01)
-        newcomer = Newcomer()
-        with used_up():
-            await until(lambda: USED_UP in caplog.text)
+        with used_up() as held:
+            await until_noticed(held, caplog)
             assert "gave up 0 idle ones" in caplog.text, "one of them may be about to ask"
             new = await newcomer.ask(run.port)
             clock.advance(1.5)
