@@ -8,7 +8,6 @@ import gc
 import hashlib
 import logging
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +49,7 @@ from sidecar.routes import Route, RouteTable
 from sidecar.settings import IN_MEMORY, SQLiteURL, UnixURL, ValkeyURL
 from sidecar.settings.authorities import client_context, trust
 from sidecar.settings.key_pairs import CertificateError, KeyPair
+from sidecar.stop_signals import on_stop_signals
 from sidecar.store.base import DriverMissing, LayoutError, StoreUnavailable
 from sidecar.store.making import make_store
 from sidecar.store.probe import Probe
@@ -338,17 +338,8 @@ def serve(settings: config.Settings) -> None:
 
 
 async def _serve(settings: config.Settings) -> None:
-    stopped = asyncio.Event()
     sidecar = Sidecar(settings)
-
-    def on_signal() -> None:
-        if stopped.is_set():
-            sidecar.stop_waiting()
-        stopped.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    stopped = on_stop_signals(sidecar.stop_waiting)
     await sidecar.start()
     settle_memory()
     _LOG.info("health on %s port %d", *sidecar.admin_address)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from sidecar.observe import app_log
 from sidecar.observe.metrics import Registry
 from sidecar.observe.process import ProcessMeter
 from sidecar.observe.writer import BatchWriter
+from sidecar.stop_signals import on_stop_signals
 from sidecar.store.base import StoreUnavailable
 from sidecar.store.probe import Probe
 from sidecar.workers.figures import Figures, samples_of
@@ -39,18 +39,9 @@ def serve(settings: Settings, count: int) -> None:
 
 
 async def _serve(settings: Settings, count: int) -> None:
-    stopped = asyncio.Event()
     lines, errors = BatchWriter(_STDOUT), BatchWriter(_STDERR)
     workers = Workers(settings, count, lines.write, errors.write)
-
-    def on_signal() -> None:
-        if stopped.is_set():
-            workers.stop_waiting()
-        stopped.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    stopped = on_stop_signals(workers.stop_waiting)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(errors.close)
         stack.callback(_close, lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,12 @@ from tests.database import TABLES, BetterAuthDatabase
 from tests.pooler import Pooler
 from tests.postgres import PostgresDatabase, PostgresReplica
 from tests.relay import Relay
-from tests.store.watching import FRESH_S, listening, watched
+from tests.store.watching import (
+    FRESH_S,
+    confirm_nothing_while_stalled,
+    listening,
+    watched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -464,18 +468,7 @@ class TestPostgres:
     ) -> None:
         with listening() as log:
             async with Relay(postgres_server.port) as relay:
-                url = replace(database.url, port=relay.port)
-                stalled = PostgresStore(url, timeout_s=0.5, fresh_s=FRESH_S)
-                async with watched(stalled) as watching:
-                    relay.stall()
-                    stalled_at = time.monotonic()
-                    await log.says("no answer within 0.5 s")
-                    assert not any((look.confirmed_at or 0) > stalled_at for look in watching.looks)
-                    watching.told()
-                    relay.resume()
-
-                    assert (await watching.confirmed()).everything
-                await stalled.close()
+                await confirm_nothing_while_stalled(database, relay, log)
 
     async def test_what_is_told_does_not_wait_for_the_next_question(
         self, store: PostgresStore, database: PostgresDatabase

@@ -19,7 +19,14 @@ from tests.database import FIRST_CREATION, FOREVER, LAYOUTS, BetterAuthDatabase
 from tests.pooler import Pooler
 from tests.postgres import POSTGRES_LAYOUTS, PostgresDatabase
 from tests.relay import Relay
-from tests.store.watching import FRESH_S, Log, Watching, listening, watched
+from tests.store.watching import (
+    FRESH_S,
+    Log,
+    Watching,
+    confirm_nothing_while_stalled,
+    listening,
+    watched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -535,18 +542,7 @@ class TestServer:
     async def test_a_server_that_does_not_answer_confirms_nothing(
         self, database: PostgresDatabase, relay: Relay, log: Log
     ) -> None:
-        url = replace(database.url, port=relay.port)
-        store = PostgresStore(url, timeout_s=0.5, fresh_s=FRESH_S)
-        async with watched(store) as watching:
-            relay.stall()
-            stalled_at = time.monotonic()
-            await log.says("no answer within 0.5 s")
-            assert not any((look.confirmed_at or 0) > stalled_at for look in watching.looks)
-            watching.told()
-            relay.resume()
-
-            assert (await watching.confirmed()).everything
-        await store.close()
+        await confirm_nothing_while_stalled(database, relay, log)
 
     async def test_behind_a_pooler_commits_are_noticed(
         self, database: PostgresDatabase, postgres_server: PostgresServer

@@ -7,9 +7,11 @@ import contextlib
 import logging
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.store.base import Changes, Look
+from sidecar.store.postgres import PostgresStore
 
 FRESH_S = 0.05
 """What the stores that are watched here are given: looks are 20 ms apart, or less."""
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from sidecar.store.base import Store
+    from tests.postgres import PostgresDatabase
+    from tests.relay import Relay
 
 
 class Log(logging.Handler):
@@ -108,3 +112,21 @@ async def watched(store: Store) -> AsyncIterator[Watching]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def confirm_nothing_while_stalled(database: PostgresDatabase, relay: Relay, log: Log) -> None:
+    """Watch a server through *relay*: once it gives no answer, nothing is confirmed until it does.
+
+    *log* is what the watching says.
+    """
+    store = PostgresStore(replace(database.url, port=relay.port), timeout_s=0.5, fresh_s=FRESH_S)
+    async with watched(store) as watching:
+        relay.stall()
+        stalled_at = time.monotonic()
+        await log.says("no answer within 0.5 s")
+        assert not any((look.confirmed_at or 0) > stalled_at for look in watching.looks)
+        watching.told()
+        relay.resume()
+
+        assert (await watching.confirmed()).everything
+    await store.close()
