@@ -178,6 +178,8 @@ class Authenticator:
         for kind, cache in self._caches.items():
             yield CACHE_ENTRIES(cache.known, kind, "known")
             yield CACHE_ENTRIES(cache.unknown, kind, "unknown")
+        if self._renewals is not None:
+            yield from self._renewals.samples()
         yield STORE_IN_FLIGHT(self._queries.running)
         yield STORE_WAITING(self._queries.waiting)
         yield STORE_NOTIFIES(self._store.notifies)

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from sidecar.auth.stand_ins import end_of_session
+from sidecar.observe.catalogue import RENEWALS
 from sidecar.store.base import Renewal
 from sidecar.store.writes import Writes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sidecar.auth.cookies import SessionCookies
     from sidecar.auth.credentials import Presented
     from sidecar.auth.signatures import Signatures
     from sidecar.clock import Clock
+    from sidecar.observe.metrics import Sample
     from sidecar.store.base import SessionRecord, Store
 
 _REMEMBERED = 10_000
@@ -62,7 +64,10 @@ class Renewals:
         self._signatures = signatures
         self._terms = terms
         self._clock = clock
-        self._writes = Writes(store.renew_sessions, "renewal of sessions", clock)
+        self._store = store
+        self._writes = Writes(self._write, "renewal of sessions", clock)
+        self._moved = 0
+        self._overtaken = 0
         # The id of a session to the expiry that it had: it is not moved from there a second time,
         # however many of its requests are under way before its row is read again.
         self._renewed: TTLCache[str, float] = TTLCache(
@@ -94,6 +99,17 @@ class Renewals:
         if self._writes.put(record.id, renewal):
             self._renewed[record.id] = record.expires_at
             presented.set_cookie = self._set_cookie(presented.cookies)
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell what became of sessions that were due."""
+        yield RENEWALS(self._moved, "renewed")
+        yield RENEWALS(self._overtaken, "overtaken")
+        yield RENEWALS(self._writes.lost, "failed")
+
+    async def _write(self, renewals: Sequence[Renewal]) -> None:
+        moved = await self._store.renew_sessions(renewals)
+        self._moved += sum(moved)
+        self._overtaken += len(moved) - sum(moved)
 
     async def close(self) -> None:
         """Write what is left, for a moment; never raises."""

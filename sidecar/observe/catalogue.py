@@ -124,6 +124,13 @@ FAILURE_NETWORKS = Metric(
     "Networks whose bad credentials are being counted.",
 )
 
+RENEWALS = Metric(
+    "sidecar_session_renewals_total",
+    "counter",
+    "Sessions that were due for renewal, by what became of it; only with session.renew.",
+    ("outcome",),
+)
+
 # The store
 
 STORE_UP = Metric(

@@ -74,6 +74,8 @@ class Writes(Generic[W]):
         self._closed = False
         self._refused_until = float("-inf")
         self._troubles: set[type[StoreError]] = set()
+        self.lost = 0
+        """How many were taken, and neither done nor going to be."""
 
     def put(self, name: Hashable, write: W) -> bool:
         """Have *write* done soon. False if it will not be: no room, refused of late, or closed."""
@@ -101,6 +103,7 @@ class Writes(Generic[W]):
             pass
         if self._waiting:
             _LOG.warning("%s: %d were not done before the end", self._what, len(self._waiting))
+            self.lost += len(self._waiting)
             self._waiting.clear()
 
     async def _work(self) -> None:
@@ -123,6 +126,7 @@ class Writes(Generic[W]):
             await self._write(list(batch.values()))
         except WriteRefused as error:
             self._refused_until = self._clock.monotonic() + _REFUSED_S
+            self.lost += len(batch) + len(self._waiting)
             self._waiting.clear()
             self._tell(error)
         except StoreUnavailable as error:
@@ -133,6 +137,7 @@ class Writes(Generic[W]):
             self._wait_again(batch)
             raise
         except Exception as error:  # noqa: BLE001 - a store's bug costs a batch, not all that follow
+            self.lost += len(batch)
             # Without its text: a driver quotes parameters there.
             _LOG.error("%s: failed with %s", self._what, type(error).__qualname__)
         else:

@@ -12,6 +12,7 @@ from sidecar import errors
 from sidecar.auth.credentials import Presented
 from sidecar.auth.renewal import Terms
 from sidecar.identity import Identity
+from sidecar.observe.catalogue import RENEWALS
 from sidecar.store.base import Account, WriteRefused
 from tests.auth.scene import ACCOUNT, ANY, TOKEN, Scene, signed, with_key, with_session
 from tests.auth.session_data import compact, payload
@@ -303,6 +304,37 @@ class TestTheCookie:
         await scene.admit(presented)
         assert presented.set_cookie.startswith(b"\r\nSet-Cookie: studio_sid=%b; " % VALUE)
         await scene.close()
+
+
+def outcomes(scene: Scene) -> dict[str, float]:
+    return {
+        sample.labels[0]: sample.value[0]
+        for sample in scene.authenticator.samples()
+        if sample.metric is RENEWALS
+    }
+
+
+async def test_what_became_of_those_that_were_due_is_counted(scene: Scene) -> None:
+    put(scene)
+    await scene.admit(with_session())
+    await until(lambda: outcomes(scene) == {"renewed": 1, "overtaken": 0, "failed": 0})
+
+    scene.clock.advance(2 * DAY_S)
+    await scene.admit(with_session())
+    put(scene, DUE_S - 1)
+    await until(lambda: outcomes(scene) == {"renewed": 1, "overtaken": 1, "failed": 0})
+
+    scene.clock.advance(DAY_S)
+    scene.store.broken = None
+    await scene.admit(with_session())
+    scene.store.broken = WriteRefused("GRANT UPDATE")
+    await until(lambda: outcomes(scene) == {"renewed": 1, "overtaken": 1, "failed": 1})
+
+
+async def test_nothing_is_counted_where_nothing_is_renewed() -> None:
+    scene = Scene()
+    assert outcomes(scene) == {}
+    await scene.close()
 
 
 class TestTrouble:

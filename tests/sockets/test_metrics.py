@@ -23,6 +23,7 @@ from tests.certificates import Authority
 from tests.clock import ManualClock
 from tests.harness import (
     OK,
+    SECRET,
     RecordingUpstream,
     ScriptedUpstream,
     connect,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
 
     from tests.harness import Received, Running
+    from tests.valkey_server import ValkeyServer
 
 LISTEN = '[listen]\nhost = "127.0.0.1"\nport = 0\n'
 ONE_CONNECTION = """
@@ -106,12 +108,16 @@ class Held(ScriptedUpstream):
         await super().stop()
 
 
-async def test_every_metric_is_told(world: World, tmp_path: Path) -> None:
+async def test_every_metric_is_told(
+    world: World, tmp_path: Path, valkey_server: ValkeyServer
+) -> None:
     ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
     authority = Authority()
     certificate, key = authority.issue(tmp_path, ends=ends)
     tls = f'{LISTEN}tls = {{ cert_file = "{certificate}", key_file = "{key}" }}'
-    async with running(world.path, extra=tls) as run:
+    renewal = f'[session]\nsecrets = ["{SECRET}"]\nrenew = true'
+    backend = f'[limits]\nbackend = "{valkey_server.url}"'
+    async with running(world.path, extra=f"{tls}\n{renewal}\n{backend}") as run:
         run.tls = authority.client_context()
         await run.ask(request(b"GET /v1/chat", world.key_line))
         numbers = await numbers_of(run)

@@ -154,7 +154,7 @@ async def test_a_refusal_drops_them_and_is_told_once(
         await desk.timer.wake()
         assert not desk.writes.put("b", "b")
         desk.clock.advance(60)
-    assert desk.table.attempts == 3
+    assert desk.table.attempts == desk.writes.lost == 3
     desk.table.trouble = None
     assert desk.writes.put("c", "c")
     await desk.timer.wake()
@@ -174,6 +174,7 @@ async def test_a_bug_costs_its_batch_and_no_more(
     desk.writes.put("b", "b")
     await desk.timer.wake()
     assert desk.table.written == ["b"]
+    assert desk.writes.lost == 1
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "tests: failed with RuntimeError")
     ]
@@ -213,6 +214,7 @@ class TestTheEnd:
         desk.writes.put("a", "a")
         desk.writes.put("b", "b")
         await desk.writes.close(10)
+        assert desk.writes.lost == 2
         assert caplog.messages[-1] == "tests: 2 were not done before the end"
 
     async def test_a_store_that_hangs_is_not_waited_for(
