@@ -68,6 +68,7 @@ class Statements:
     find_role: str
     """By the user's and the organization's id."""
     ping: str
+    """Waits for every table, as requests would, and reads none."""
     sample_dates: str
     """One value: any date at all, NULL where there is none."""
 
@@ -85,7 +86,7 @@ def compose(layout: Layout, stamp: str, dialect: Dialect) -> Statements:
         key_uses=_key_uses(layout, stamp, dialect),
         has_keys=sql("SELECT EXISTS (SELECT 1 FROM", layout.table("apikey"), "),", stamp),
         find_role=_find_role(layout, stamp, dialect),
-        ping=sql("SELECT", stamp),
+        ping=_ping(layout, stamp),
         sample_dates=_sample_dates(layout),
     )
 
@@ -219,6 +220,11 @@ def _with_account(
         *("ORDER BY", member("organizationId"), ",", member("createdAt"), ",", member("id")),
         *("LIMIT", str(limit)),
     )
+
+
+def _ping(layout: Layout, stamp: str) -> str:
+    tables = ", ".join(layout.table(name) for name in layout.tables)
+    return sql("SELECT", stamp, "WHERE NOT EXISTS (SELECT 1 FROM", tables, "WHERE 1 = 0)")
 
 
 def _find_role(layout: Layout, stamp: str, dialect: Dialect) -> str:

@@ -105,8 +105,7 @@ async def test_the_unknown_get_503_until_it_is_back(scene: Scene[Any], outage: O
             assert (response.status, response.json()["error"]) == (503, "Service Unavailable")
             assert int(response.value("retry-after") or 0) >= 1
         assert await scene.statuses(*people.known, people.doomed) == {200}
-        if outage is not tables_locked:
-            assert await scene.readiness() == (503, "store unavailable")
+        assert await scene.readiness() == (503, "store unavailable")
 
     await scene.delete_doomed()
     await scene.recover()
