@@ -22,7 +22,6 @@ from sidecar.store.questions import (
 )
 from sidecar.store.records import KEY_FIELDS, key_record
 from sidecar.store.rows import NOTHING, Secret
-from sidecar.store.uses import USED
 from sidecar.store.values import text, unix_time
 
 if TYPE_CHECKING:
@@ -128,18 +127,20 @@ class Inspection:
             rights.append(Rights(ours, bool(hides), tuple(verb for verb, is_so in writes if is_so)))
         return rights
 
-    async def lacks_writing(self) -> list[str]:
-        """Return the columns, quoted for SQL, where what was used of keys cannot be written.
+    async def lacks_writing(self, table: str, columns: Sequence[str]) -> list[str]:
+        """Return those of a table's columns, quoted for SQL, that the role may not change.
 
         Nothing where there are no roles.
         """
         if self._own.rights is None:
             return []
         layout = await self.layout()
-        name = Secret((self._own.name(layout, "apikey"),))
-        (may,) = await self._ask(lambda layout, _: self._own.may_write(layout, USED), name)
-        columns = [layout.column("apikey", column) for column in USED]
-        return [column for column, is_so in zip(columns, may, strict=True) if not is_so]
+        name = Secret((self._own.name(layout, table),))
+        (may,) = await self._ask(
+            lambda layout, _: self._own.may_write(layout, table, columns), name
+        )
+        names = [layout.column(table, column) for column in columns]
+        return [column for column, is_so in zip(names, may, strict=True) if not is_so]
 
     async def journal_mode(self) -> str | None:
         """Return how a SQLite file is written; None for other databases."""

@@ -120,9 +120,9 @@ class Own:
     """Gives whether rows are hidden, then whether each kind of change is allowed."""
     journal: str | None = None
 
-    def may_write(self, layout: Layout, columns: Sequence[str]) -> str:
-        """Return what gives whether each of these *columns* of keys may be changed, by a role."""
-        names = (layout.columns["apikey"][name].replace("'", "''") for name in columns)
+    def may_write(self, layout: Layout, table: str, columns: Sequence[str]) -> str:
+        """Return what gives whether each of these columns may be changed, where there are roles."""
+        names = (layout.columns[table][name].replace("'", "''") for name in columns)
         return "SELECT " + ", ".join(
             f"pg_catalog.has_column_privilege({_TABLE}, '{name}', 'UPDATE')" for name in names
         )

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 
 import orjson
 
@@ -40,6 +40,10 @@ Question = str
 
 Writing = Literal["renew_session", "use_key"]
 """The names of those that write."""
+
+
+RENEWED: Final = ("expiresAt", "updatedAt")
+"""The columns of a session that renewal writes."""
 
 
 class Secret(tuple[Any, ...]):
@@ -335,10 +339,8 @@ def _session_record(_: Layout, rows: Sequence[Row], handle: Handle) -> SessionRe
 
 def _change(renewal: Renewal) -> Change:
     seen = renewal.written_expiry
-    values = {
-        "expiresAt": as_written(renewal.expires_at, seen),
-        "updatedAt": as_written(renewal.updated_at, seen),
-    }
+    moments = (renewal.expires_at, renewal.updated_at)
+    values = {name: as_written(moment, seen) for name, moment in zip(RENEWED, moments, strict=True)}
     return Change(renewal.session_id, values, {"expiresAt": seen})
 
 

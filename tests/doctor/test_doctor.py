@@ -407,6 +407,70 @@ async def test_a_role_that_may_not_write_what_was_used_is_told_of_it(
     assert [each.verdict for each in await findings(silent, "store.rights")] == ["ok"]
 
 
+RENEWING = f'[session]\nsecrets = ["{SECRET}"]\nrenew = true\n'
+
+
+async def test_a_role_that_is_to_renew_must_be_able_to(
+    guarded: PostgresDatabase, postgres_server: PostgresServer
+) -> None:
+    settings = settings_for(postgres_server.url(guarded.schema, user=ROLE), extra=RENEWING)
+    grant = 'GRANT UPDATE ({}) ON "examined"."session" TO "patient";'.format
+    for lacking in ('"expiresAt", "updatedAt"', '"updatedAt"'):
+        (found,) = await findings(settings, "store.rights")
+        assert (found.verdict, found.what, found.remedy) == (
+            "problem",
+            "role patient may not move sessions: session.renew renews none",
+            grant(lacking),
+        )
+        guarded.execute(grant('"expiresAt"'))
+    guarded.execute(grant('"updatedAt"'))
+    assert await told(settings, "store.rights") == [
+        ("ok", "role patient may read what it must, all rows of it, and move sessions")
+    ]
+
+
+async def test_a_file_whose_sessions_are_to_move_must_be_writable(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(world.path, extra=RENEWING)
+    assert await told(settings, "store.rights") == [
+        ("ok", "sessions can be moved: the file and its folder may be written to")
+    ]
+    monkeypatch.setattr(os, "access", lambda path, _: path != world.path.parent)
+    assert await told(settings, "store.rights") == [
+        (
+            "problem",
+            f"{world.path.parent} may not be written to: session.renew renews no session",
+        ),
+        (
+            "warning",
+            f"{world.path.parent} may not be written to: what was used of keys is not written",
+        ),
+    ]
+    for silent in (FEW, f'{FEW}\n[limits]\nwrite_back = "0s"'):
+        found = await findings(settings_for(world.path, extra=silent), "store.rights")
+        assert [each.verdict for each in found] == (["warning"] if silent is FEW else [])
+
+
+async def test_sessions_in_a_storage_are_told_not_to_be_renewed(
+    world: World, valkey_server: ValkeyServer
+) -> None:
+    for holds, verdicts in (
+        ("", ["warning", "ok"]),
+        ('secondary_holds = ["session"]', ["warning"]),
+        ('secondary_holds = ["api_key"]', ["ok"]),
+    ):
+        place = f'[store]\nurl = "sqlite:///{world.path}"\nsecondary = "{valkey_server.url}"'
+        settings = settings_for(world.path, extra=f"{RENEWING}{place}\n{holds}")
+        found = await findings(settings, "store.rights")
+        assert [each.verdict for each in found] == verdicts
+        if "warning" in verdicts:
+            assert found[0].what == (
+                f"sessions in {valkey_server.url} are not renewed: session.renew moves rows of the"
+                " database alone"
+            )
+
+
 async def test_a_right_that_lacks_is_told_with_its_grant(
     guarded: PostgresDatabase, postgres_server: PostgresServer
 ) -> None:
