@@ -47,6 +47,12 @@ class Entries:
         row = self._rows.pop((table, row_id))
         self.server.remove(*(self._prefix + name for name in self._entries(table, row)))
 
+    def put_again(self) -> None:
+        """Put in what a server held that was ended."""
+        for (table, _), row in self._rows.items():
+            for name, value in self._entries(table, row).items():
+                self.server.put(self._prefix + name, value)
+
     def revoke_sessions(self, user: str, moment: float) -> None:
         """Say that all of a user's sessions that began before then have ended."""
         name = f"{self._prefix}revoked-sessions-before-{user}"

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import sidecar
 from sidecar.store.postgres import CONNECTIONS, PostgresStore
+from sidecar.valkey import client as valkey
 from tests.clock import ManualClock
 from tests.database import BetterAuthDatabase
 from tests.harness import request, running
 from tests.postgres import PostgresDatabase
 from tests.relay import Relay
-from tests.sockets.outages import TIMEOUT_S, FileStore, ServerStore
+from tests.secondary import SQLiteAndStorage
+from tests.sockets.outages import TIMEOUT_S, FileStore, ServerStore, Storage
 from tests.sockets.world import cookie_line, key_line
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sidecar.settings import PostgresURL
     from tests.harness import Client, Response, Running
     from tests.postgres import PostgresServer
+    from tests.valkey_server import ValkeyServer
 
 FRESH_S = 1.0
 """How old an answer of the store may be before it is asked again; the setting's default."""
@@ -51,7 +54,7 @@ class People:
     secrets: tuple[str, ...] = field(repr=False)
 
 
-S = TypeVar("S", bound="FileStore | ServerStore")
+S = TypeVar("S", bound="FileStore | ServerStore | Storage")
 
 
 @dataclass
@@ -80,8 +83,7 @@ class Scene(Generic[S]):
         assert await self.readiness() == (200, "ready")
 
     async def delete_doomed(self) -> None:
-        table = self.store.table("apikey")
-        await self.store.execute(f"DELETE FROM {table} WHERE id = '{self.people.doomed_id}'")
+        await self.store.delete_key(self.people.doomed_id)
 
     async def readiness(self) -> tuple[int, str]:
         response = await self.run.ask_admin("/readyz")
@@ -93,8 +95,11 @@ class Scene(Generic[S]):
             task for task in asyncio.all_tasks() if _file_of(task.get_coro()).startswith(_PACKAGE)
         ]
         threads = [each for each in threading.enumerate() if not each.name.startswith(_SHARED)]
-        relayed = self.store.relay.connections if isinstance(self.store, ServerStore) else 0
-        return len(tasks) + len(threads) + max(0, relayed - _CONNECTIONS)
+        relayed, kept = 0, 0
+        if not isinstance(self.store, FileStore):
+            relayed = self.store.relay.connections
+            kept = _CONNECTIONS if isinstance(self.store, ServerStore) else valkey.CONNECTIONS
+        return len(tasks) + len(threads) + max(0, relayed - kept)
 
 
 def _file_of(coroutine: object) -> str:
@@ -128,6 +133,20 @@ async def on_file(folder: Path) -> AsyncIterator[Scene[FileStore]]:
     store = f'[store]\nurl = "sqlite:///{path}"\ntimeout = "{TIMEOUT_S:g}s"'
     async with _serving(FileStore(path), people, path, store) as scene:
         yield scene
+
+
+@asynccontextmanager
+async def on_storage(server: ValkeyServer, directory: Path) -> AsyncIterator[Scene[Storage]]:
+    """Serve with sessions and keys in *server*, with a relay in between, and the rest in a file."""
+    with SQLiteAndStorage(directory / "auth.sqlite", "1.7", server) as database:
+        people = _populate(database)
+        async with Relay(server.port) as relay:
+            section = (
+                f'[store]\nurl = "sqlite:///{database.path}"\ntimeout = "{TIMEOUT_S:g}s"\n'
+                f'secondary = "valkey://127.0.0.1:{relay.port}"'
+            )
+            async with _serving(Storage(database, relay), people, database.path, section) as scene:
+                yield scene
 
 
 @asynccontextmanager

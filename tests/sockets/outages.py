@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.postgres import PostgresDatabase, PostgresServer
     from tests.relay import Relay
+    from tests.secondary import SQLiteAndStorage
+    from tests.valkey_server import ValkeyServer
 
 TIMEOUT_S = 1.0
 """The store's timeout, which what hangs outlasts."""
@@ -38,6 +40,9 @@ class FileStore:
     @property
     def aside(self) -> Path:
         return self.path.with_suffix(".aside")
+
+    async def delete_key(self, key_id: str) -> None:
+        await self.execute(f"DELETE FROM {self.table('apikey')} WHERE id = '{key_id}'")
 
     async def execute(self, sql: str) -> None:
         """Run a statement as an application does that has just started."""
@@ -59,12 +64,30 @@ class ServerStore:
     server: PostgresServer
     relay: Relay
 
+    async def delete_key(self, key_id: str) -> None:
+        await self.execute(f"DELETE FROM {self.table('apikey')} WHERE id = '{key_id}'")
+
     async def execute(self, sql: str) -> None:
         """Run a statement, while the loop goes on: it may wait for a lock of the sidecar."""
         await asyncio.to_thread(self.server.execute, sql)
 
     def table(self, name: str) -> str:
         return self.database.table(name)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Sessions and keys in a storage, which a sidecar reads through a relay, beside a database."""
+
+    database: SQLiteAndStorage
+    relay: Relay
+
+    @property
+    def server(self) -> ValkeyServer:
+        return self.database.entries.server
+
+    async def delete_key(self, key_id: str) -> None:
+        self.database.remove("apikey", key_id)
 
 
 Outage: TypeAlias = "Callable[[Any], AbstractAsyncContextManager[None]]"
@@ -226,7 +249,7 @@ FILE_OUTAGES: dict[str, Outage] = {
 
 
 @asynccontextmanager
-async def refused(store: ServerStore) -> AsyncIterator[None]:
+async def refused(store: ServerStore | Storage) -> AsyncIterator[None]:
     store.relay.refuse()
     store.relay.cut()
     yield
@@ -234,7 +257,7 @@ async def refused(store: ServerStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def reset(store: ServerStore) -> AsyncIterator[None]:
+async def reset(store: ServerStore | Storage) -> AsyncIterator[None]:
     """Reset all connections, those that are made later at once: a balancer with nobody behind."""
     store.relay.resets = True
     store.relay.cut()
@@ -243,7 +266,7 @@ async def reset(store: ServerStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def stalled(store: ServerStore) -> AsyncIterator[None]:
+async def stalled(store: ServerStore | Storage) -> AsyncIterator[None]:
     """Let connections be made, and nothing through."""
     store.relay.stall()
     yield
@@ -251,7 +274,7 @@ async def stalled(store: ServerStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def stalled_and_lost(store: ServerStore) -> AsyncIterator[None]:
+async def stalled_and_lost(store: ServerStore | Storage) -> AsyncIterator[None]:
     """Let nothing through; what there is of connections leads nowhere even afterwards."""
     store.relay.stall()
     yield
@@ -260,7 +283,7 @@ async def stalled_and_lost(store: ServerStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def slowed(store: ServerStore) -> AsyncIterator[None]:
+async def slowed(store: ServerStore | Storage) -> AsyncIterator[None]:
     """Hold each piece back for longer than an answer is waited for."""
     store.relay.delay_s = 2 * TIMEOUT_S
     yield
@@ -268,14 +291,14 @@ async def slowed(store: ServerStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def garbled(store: ServerStore) -> AsyncIterator[None]:
-    """Have something answer that does not speak PostgreSQL."""
+async def garbled(store: ServerStore | Storage) -> AsyncIterator[None]:
+    """Have something answer that speaks neither PostgreSQL nor what Valkey does."""
     with _distorted(store, lambda _: b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"):
         yield
 
 
 @asynccontextmanager
-async def broken_off(store: ServerStore) -> AsyncIterator[None]:
+async def broken_off(store: ServerStore | Storage) -> AsyncIterator[None]:
     """End every connection amid the server's answer."""
     with _distorted(store, lambda answer: answer[: len(answer) // 2]):
         yield
@@ -329,6 +352,95 @@ SERVER_OUTAGES: dict[str, Outage] = {
 }
 
 
+@asynccontextmanager
+async def stopped(store: Storage) -> AsyncIterator[None]:
+    """End the server; what is started in its place is filled before anybody reaches it."""
+    store.server.stop()
+    try:
+        yield
+    finally:
+        store.relay.refuse()
+        store.relay.cut()
+        store.server.start()
+        store.database.entries.put_again()
+        await store.relay.accept()
+
+
+@asynccontextmanager
+async def paused(store: Storage) -> AsyncIterator[None]:
+    store.server.pause()
+    try:
+        yield
+    finally:
+        store.server.resume()
+
+
+@asynccontextmanager
+async def loading(store: Storage) -> AsyncIterator[None]:
+    """Answer as a server does that has just been started."""
+    with _distorted(store, lambda _: b"-LOADING Valkey is loading the dataset in memory\r\n"):
+        yield
+
+
+@asynccontextmanager
+async def password_changed(store: Storage) -> AsyncIterator[None]:
+    store.server.call("CONFIG", "SET", "requirepass", "another")
+    await end_clients(store)
+    try:
+        yield
+    finally:
+        store.server.call("CONFIG", "SET", "requirepass", "")
+
+
+@asynccontextmanager
+async def forbidden(store: Storage) -> AsyncIterator[None]:
+    """Take the right to its commands away."""
+    store.server.call("ACL", "SETUSER", "default", "-mget", "-ping")
+    try:
+        yield
+    finally:
+        store.server.call("ACL", "SETUSER", "default", "+@all")
+
+
+@asynccontextmanager
+async def replica_without_its_primary(store: Storage) -> AsyncIterator[None]:
+    """Make it a replica that cannot reach its primary and does not serve what may be old."""
+    store.server.call("CONFIG", "SET", "replica-serve-stale-data", "no")
+    store.server.call("REPLICAOF", "127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        store.server.call("REPLICAOF", "NO", "ONE")
+
+
+STORAGE_OUTAGES: dict[str, Outage] = {
+    "refused": refused,
+    "reset": reset,
+    "stalled": stalled,
+    "stalled-and-lost": stalled_and_lost,
+    "slowed": slowed,
+    "garbled": garbled,
+    "broken-off": broken_off,
+    "stopped": stopped,
+    "paused": paused,
+    "loading": loading,
+    "password-changed": password_changed,
+    "forbidden": forbidden,
+    "replica-without-its-primary": replica_without_its_primary,
+}
+
+
+async def end_clients(store: Storage) -> None:
+    """Have the server end what the sidecar has there, as an operator may."""
+    store.server.call("CLIENT", "KILL", "TYPE", "normal")
+
+
+async def become_a_replica(store: Storage) -> None:
+    """Have the server take no writes but those of its primary, as after a failover; it is read."""
+    store.server.call("CONFIG", "SET", "replica-read-only", "no")  # the test itself writes
+    store.server.call("REPLICAOF", "127.0.0.1", "1")
+
+
 async def replace_by_a_copy(store: FileStore) -> None:
     store.aside.write_bytes(store.path.read_bytes())
     store.aside.rename(store.path)
@@ -342,11 +454,11 @@ async def end_sessions(store: ServerStore) -> None:
     )
 
 
-async def cut_once(store: ServerStore) -> None:
+async def cut_once(store: ServerStore | Storage) -> None:
     store.relay.cut()
 
 
-async def slow_down(store: ServerStore) -> None:
+async def slow_down(store: ServerStore | Storage) -> None:
     """Hold each piece back, for so long that there is time for all that an answer takes."""
     store.relay.delay_s = TIMEOUT_S / 50
 
@@ -367,6 +479,12 @@ SERVER_CHANGES: dict[str, Change] = {
     "slowed-a-little": slow_down,
     "column-added": add_a_column,
 }
+STORAGE_CHANGES: dict[str, Change] = {
+    "cut-once": cut_once,
+    "clients-ended": end_clients,
+    "slowed-a-little": slow_down,
+    "become-a-replica": become_a_replica,
+}
 """What happens to a store, too, and is no failure."""
 
 
@@ -380,7 +498,7 @@ def _replaced_by(store: FileStore, content: bytes) -> Iterator[None]:
 
 
 @contextmanager
-def _distorted(store: ServerStore, distort: Callable[[bytes], bytes]) -> Iterator[None]:
+def _distorted(store: ServerStore | Storage, distort: Callable[[bytes], bytes]) -> Iterator[None]:
     store.relay.distort = distort
     yield
     store.relay.distort = None

@@ -12,12 +12,14 @@ import pytest
 
 from sidecar.store.postgres import CONNECTIONS
 from tests.harness import request, until
-from tests.sockets.failing_store import FRESH_S, SOON_S, on_file, on_server
+from tests.sockets.failing_store import FRESH_S, SOON_S, on_file, on_server, on_storage
 from tests.sockets.outages import (
     FILE_CHANGES,
     FILE_OUTAGES,
     SERVER_CHANGES,
     SERVER_OUTAGES,
+    STORAGE_CHANGES,
+    STORAGE_OUTAGES,
     TIMEOUT_S,
     stalled,
     tables_locked,
@@ -36,32 +38,36 @@ WAITED_S = 0.75 * TIMEOUT_S
 """From when on an answer has waited for the store; a lock is waited for a little shorter."""
 
 
-def cases(on_files: Mapping[str, object], on_servers: Mapping[str, object]) -> list[object]:
+def cases(**happenings: Mapping[str, object]) -> list[object]:
     """Return parameters: where, and what happens there."""
     return [
-        *(pytest.param("file", each, id=f"sqlite-{name}") for name, each in on_files.items()),
-        *(
-            pytest.param("server", each, id=f"postgresql-{name}")
-            for name, each in on_servers.items()
-        ),
+        pytest.param(place, each, id=f"{place}-{name}")
+        for place, by_name in happenings.items()
+        for name, each in by_name.items()
     ]
 
 
 any_outage = pytest.mark.parametrize(
-    ("scene", "outage"), cases(FILE_OUTAGES, SERVER_OUTAGES), indirect=["scene"]
+    ("scene", "outage"),
+    cases(sqlite=FILE_OUTAGES, postgresql=SERVER_OUTAGES, valkey=STORAGE_OUTAGES),
+    indirect=["scene"],
 )
 any_change = pytest.mark.parametrize(
-    ("scene", "change"), cases(FILE_CHANGES, SERVER_CHANGES), indirect=["scene"]
+    ("scene", "change"),
+    cases(sqlite=FILE_CHANGES, postgresql=SERVER_CHANGES, valkey=STORAGE_CHANGES),
+    indirect=["scene"],
 )
 
 
 @pytest.fixture
-async def scene(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer
-) -> AsyncIterator[Scene[Any]]:
-    if request.param == "server":
-        async with on_server(postgres_server, tmp_path) as on_postgres:
+async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene[Any]]:
+    if request.param == "postgresql":
+        async with on_server(request.getfixturevalue("postgres_server"), tmp_path) as on_postgres:
             yield on_postgres
+        return
+    if request.param == "valkey":
+        async with on_storage(request.getfixturevalue("own_valkey"), tmp_path) as on_valkey:
+            yield on_valkey
         return
     folder = tmp_path / "store"  # which may be moved away
     folder.mkdir()
