@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from sidecar import __version__, cli
-from sidecar.cli import main
+from sidecar import __version__
+from sidecar.cli import check_report, main
 from sidecar.settings import load
 from sidecar.store.schema import create
 from tests import betterauth
@@ -657,7 +657,7 @@ def test_check_tells_of_a_certificate_that_went_since(
         certificate.unlink(missing_ok=True)
         return settings
 
-    monkeypatch.setattr(cli, "load", load_and_lose)
+    monkeypatch.setattr(check_report, "load", load_and_lose)
     result = invoke("check", "--config", path)
     assert result.exit_code == 1
     assert f"tls     {certificate}: not usable\n" in result.stdout
