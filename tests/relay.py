@@ -35,7 +35,8 @@ class Relay:
         """How often that was so."""
         self.resets = False
         """Whether those who connect are reset at once."""
-        self._target = target
+        self.target = target
+        """The port on which connections that are made from now on end."""
         self._tls = tls
         self._at_once = at_once
         self._server: asyncio.Server | None = None
@@ -103,7 +104,7 @@ class Relay:
                 await reader.readexactly(8)  # SSLRequest
                 writer.write(b"S")
                 await writer.start_tls(self._tls)
-            other_reader, other = await asyncio.open_connection("127.0.0.1", self._target)
+            other_reader, other = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(other)
             await asyncio.gather(
                 self._pass_on(reader, other), self._pass_on(other_reader, writer, answers=True)

@@ -28,7 +28,7 @@ class ValkeyServer:
     def __init__(self, *settings: str, password: str | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="valkey-"))
         self.socket_path = self.directory / "socket"
-        self.port = _free_port()
+        self.port = free_port()
         self._settings = settings
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,16 +37,21 @@ class ValkeyServer:
 
     @property
     def url(self) -> ValkeyURL:
-        return ValkeyURL(host="127.0.0.1", port=self.port)
+        return self.url_at(self.port)
 
-    def start(self) -> None:
+    def url_at(self, port: int) -> ValkeyURL:
+        """Return the URL of what stands in front of it."""
+        return ValkeyURL(host="127.0.0.1", port=port)
+
+    def start(self, *settings: str, until_loaded: bool = True) -> None:
+        """Start it, with more *settings* for this once; return when it answers, or listens."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 (
                     *(_program(), "--port", str(self.port), "--bind", "127.0.0.1"),
                     *("--unixsocket", str(self.socket_path), "--save", "", "--appendonly", "no"),
                     *("--dir", str(self.directory), "--loglevel", "warning"),
-                    *self._settings,
+                    *(*self._settings, *settings),
                 ),
                 stdout=log,
                 stderr=log,
@@ -54,7 +59,7 @@ class ValkeyServer:
         deadline = time.monotonic() + _STARTS_WITHIN_S
         while True:
             try:
-                self._connect()
+                self._connect(until_loaded)
                 break
             except OSError:
                 assert self._process.poll() is None, "the server ended at its start"
@@ -107,7 +112,7 @@ class ValkeyServer:
         found = (line.removeprefix("cmdstat_").partition(":calls=") for line in lines)
         return {name: int(rest.partition(",")[0]) for name, is_call, rest in found if is_call}
 
-    def _connect(self) -> None:
+    def _connect(self, until_loaded: bool) -> None:
         control = socket.socket(socket.AF_UNIX)
         try:
             control.settimeout(_STARTS_WITHIN_S)
@@ -118,7 +123,7 @@ class ValkeyServer:
         self._control = control
         if self._password is not None:
             assert self.call("AUTH", self._password) == b"OK"
-        assert self.call("PING") == b"PONG"
+        assert not until_loaded or self.call("PING") == b"PONG"
 
     def _disconnect(self) -> None:
         if self._control is not None:
@@ -149,7 +154,8 @@ def _program() -> Path:
     return program
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which nothing listens."""
     with contextlib.closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

@@ -36,6 +36,9 @@ LAST_PROBE_S: Final = 2.0
 _SCRIPT = resources.files(__package__).joinpath("counting.lua").read_text(encoding="utf-8")
 _DIGEST = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _MOMENT = Struct("<d")
+_PROBE: Final = Struct("<BBddddd").pack(0, 1, 0, 1, 1, 0, 0)
+"""A request that costs nothing. It is written down all the same: a server that lets nobody write,
+being a replica or out of memory, would answer to less than that."""
 
 
 class Client(Protocol):
@@ -92,6 +95,7 @@ class Backend:
         self._timeout_s = timeout_s
         self._meanwhile = meanwhile
         self._read_moment = read_moment
+        self._probe_check = _Check((f"sidecar:{algorithm}:probe".encode(),), _PROBE, 0.0, _ignore)
         self.is_up = True
         self._waiting: deque[_Check] = deque()
         self._is_due = False
@@ -122,8 +126,8 @@ class Backend:
         await self._client.close()
 
     async def ping(self) -> float:
-        """Return the server's clock, having run the script for no request. Raises ValkeyError."""
-        (now,) = await self._run(())
+        """Return the server's clock, having counted what costs nothing. Raises ValkeyError."""
+        now, _ = await self._run((self._probe_check,))
         (moment,) = _MOMENT.unpack(now)
         return float(moment)
 
@@ -173,10 +177,13 @@ class Backend:
         self._send()
 
     async def _call(self, batch: Sequence[_Check]) -> None:
+        outages = self._outages
         try:
             now, *replies = await self._run(batch)
         except ValkeyError as error:
-            self._on_failure(error)
+            # One that began before an outage which is over by now says nothing new.
+            if outages == self._outages:
+                self._on_failure(error)
             waiting = list(self._waiting)
             self._waiting.clear()
             self._leave([*batch, *waiting])
@@ -211,7 +218,11 @@ class Backend:
                 raise
             # It was started anew, or never saw the script.
             reply = await self._client.call("EVAL", _SCRIPT, *rest)
-        if not isinstance(reply, list) or len(reply) != len(batch) + 1:
+        if (
+            not isinstance(reply, list)
+            or [type(each) for each in reply] != [bytes] * (len(batch) + 1)
+            or len(reply[0]) != _MOMENT.size
+        ):
             raise ValkeyUnavailable("what answers is no Valkey server")
         return reply
 
@@ -234,3 +245,7 @@ class Backend:
                 self.is_up = True
         self._probing = None
         _LOG.warning("limits.backend answers again: hosts count together")
+
+
+def _ignore(answer: Answer | None) -> None:
+    """Leave it at that: nobody waits."""

@@ -50,10 +50,16 @@ _CODES: dict[type[driver.ResponseError], str] = {
 
 _REJECTED = {
     "NOPERM": "the server does not let user {user} do this (NOPERM)",
+    "ACL": "the server does not let user {user} do all that the script does (NOPERM)",
+    "READONLY": "the server is a replica, which lets nobody write (READONLY)",
+    "MASTERDOWN": "the server is a replica without its primary (MASTERDOWN)",
     "MOVED": "the server is one of a cluster, and a single one is needed (MOVED)",
     "CROSSSLOT": "the server is one of a cluster, and a single one is needed (CROSSSLOT)",
     "CLUSTERDOWN": "the server is one of a cluster, and a single one is needed (CLUSTERDOWN)",
 }
+
+_REPLICAS = {"READONLY", "MASTERDOWN"}
+"""Codes of a server that is no primary, or no more: one may be where a new connection leads."""
 
 
 class Client:
@@ -85,6 +91,8 @@ class Client:
                     raise ValkeyUnavailable(f"{self._url}: not open")
                 return await self._call(command)
         except TimeoutError as error:
+            # Where one leads nowhere any more, so do the others that nobody has used since.
+            await self._drop_idle()
             message = f"{self._url}: no answer within {self._timeout_s:g} s"
             raise ValkeyUnavailable(message) from error
 
@@ -106,11 +114,15 @@ class Client:
         for _ in range(self._size):
             self._turns.release()  # who still waits is told
 
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
     async def _call(self, command: tuple[Argument, ...]) -> Any:
-        if self._idle:
-            with contextlib.suppress(driver.ConnectionError, OSError):
-                return await self._carry(self._idle.pop(), command)
         try:
+            if self._idle:
+                with contextlib.suppress(driver.ConnectionError, OSError):
+                    return await self._carry(self._idle.pop(), command)
             return await self._carry(await self._connect(), command)
         except (driver.ValkeyError, OSError) as error:
             # Without the error itself: a server's text may quote what was sent.
@@ -128,7 +140,10 @@ class Client:
             reply = await connection.read_response()
         except driver.ResponseError as error:
             self._idle.append(connection)  # the server answered, if only that it will not
-            raise self._rejected(error) from None
+            rejected = self._rejected(error)
+            if rejected.code in _REPLICAS:
+                await self._drop_idle()
+            raise rejected from None
         self._idle.append(connection)
         return reply
 

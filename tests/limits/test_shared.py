@@ -23,12 +23,15 @@ from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
 from sidecar.valkey.client import Client
+from sidecar.valkey.errors import ValkeyUnavailable
 from tests.clock import ManualClock
+from tests.harness import until
 from tests.valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from sidecar.limits.backend import Answer
     from sidecar.limits.decision import Decision
     from sidecar.limits.policy import Algorithm
     from sidecar.limits.shared import OnError
@@ -309,9 +312,10 @@ async def test_without_another_clock_it_is_the_servers_own(url: ValkeyURL) -> No
 async def test_names_there_tell_nobody_who_is_meant(valkey_server: ValkeyServer) -> None:
     async with Host(valkey_server.url, ManualClock()) as host:
         await host.use("key-of-ada")
-    (name,) = valkey_server.call("KEYS", "*")
-    assert name.startswith(b"sidecar:fixed-window:")
-    assert b"ada" not in name
+    names = valkey_server.call("KEYS", "*")
+    assert len(names) == 2, "that of the key, and what was tried at the start"
+    assert all(name.startswith(b"sidecar:fixed-window:") for name in names)
+    assert not any(b"ada" in name for name in names)
 
 
 async def test_what_is_given_back_last_arrives_before_the_end(url: ValkeyURL) -> None:
@@ -366,17 +370,67 @@ async def test_who_has_gone_is_not_told_of_the_failure(own_valkey: ValkeyServer)
 class Stranger:
     """Answers, but not to what was asked."""
 
-    async def call(self, *command: str | bytes | int) -> bytes:
-        return b"PONG"
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    async def call(self, *command: str | bytes | int) -> object:
+        return self.answer
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
 
-async def test_whoever_answers_to_something_else_is_down() -> None:
-    backend = Backend(Stranger(), "fixed-window", ManualClock(), timeout_s=1.0, meanwhile="alone")
-    await backend.start()
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"PONG", id="no-list"),
+        pytest.param([bytes(8)], id="too-short"),
+        pytest.param([bytes(8), 1], id="no-text"),
+        pytest.param([b"now", b"1"], id="no-moment"),
+    ],
+)
+async def test_whoever_answers_to_something_else_is_down(answer: object) -> None:
+    """And nobody waits for it for ever."""
+    backend = Backend(
+        Stranger(answer), "fixed-window", ManualClock(), timeout_s=1.0, meanwhile="alone"
+    )
+    told: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+    assert backend.ask([b"key"], b"", told.set_result)
+    assert await told is None
     assert not backend.is_up
+    await backend.stop()
+
+
+class Delayed:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[list[bytes]]] = []
+
+    async def call(self, *command: str | bytes | int) -> list[bytes]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return await self.asked[-1]
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+async def test_what_began_before_an_outage_that_is_over_begins_no_other() -> None:
+    client = Delayed()
+    backend = Backend(client, "fixed-window", ManualClock(), timeout_s=1.0, meanwhile="alone")
+    answers: list[Answer | None] = []
+    for number in range(backend_module.CALLS):
+        backend.ask([b"key"], b"", answers.append)
+        await until(lambda wanted=number + 1: len(client.asked) == wanted)  # type: ignore[misc]
+    client.asked[0].set_exception(ValkeyUnavailable("slow"))
+    await until(lambda: len(client.asked) > backend_module.CALLS)  # the first probe
+    assert len(answers) == 1
+    client.asked[-1].set_result([bytes(8), b"1"])
+    await until(lambda: backend.is_up)
+    client.asked[1].set_exception(ValkeyUnavailable("slow"))
+    await until(lambda: len(answers) == backend_module.CALLS)
+    assert backend.is_up
+    assert answers == [None] * backend_module.CALLS
     await backend.stop()
 
 

@@ -198,6 +198,45 @@ class TestFaults:
             with pytest.raises(ValkeyUnavailable, match="what answers is no Valkey server"):
                 await client.call("PING")
 
+    async def test_so_is_one_that_becomes_something_else(self, valkey_server: ValkeyServer) -> None:
+        async with (
+            Relay(valkey_server.port) as relay,
+            opened(valkey_server.url_at(relay.port)) as client,
+        ):
+            await client.call("PING")
+            relay.distort = lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n"
+            with pytest.raises(ValkeyUnavailable, match="what answers is no Valkey server"):
+                await client.call("PING")
+
+    async def test_of_connections_that_lead_nowhere_one_is_waited_for(
+        self, valkey_server: ValkeyServer
+    ) -> None:
+        async with (
+            Relay(valkey_server.port) as relay,
+            opened(valkey_server.url_at(relay.port), timeout_s=SHORT_S) as client,
+        ):
+            await asyncio.gather(*(client.call("PING") for _ in range(4)))
+            relay.lose()
+            with pytest.raises(ValkeyUnavailable, match="no answer within"):
+                await client.call("PING")
+            assert await client.call("PING") == b"PONG"
+
+    async def test_a_replica_is_left_for_what_takes_over(
+        self, own_valkey: ValkeyServer, valkey_server: ValkeyServer
+    ) -> None:
+        """The connections to it stay open, and lead to it for as long as they do."""
+        async with (
+            Relay(own_valkey.port) as relay,
+            opened(own_valkey.url_at(relay.port)) as client,
+        ):
+            await asyncio.gather(*(client.call("SET", "a", 1) for _ in range(4)))
+            own_valkey.call("REPLICAOF", "127.0.0.1", str(valkey_server.port))
+            relay.target = valkey_server.port
+            with pytest.raises(Rejected, match="replica") as caught:
+                await client.call("SET", "a", 1)
+            assert caught.value.code in {"READONLY", "MASTERDOWN"}
+            assert await client.call("SET", "a", 1) == b"OK"
+
     async def test_a_client_that_is_closed_asks_nothing_until_it_is_opened_again(
         self, url: ValkeyURL
     ) -> None:
