@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.harness import TIMEOUT_S, Client, Response, ask, connect
+from tests.harness import TIMEOUT_S, Client, Response, ask, connect, until
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Mapping
 
 _LIMITED = 'ulimit -Sn %d && ulimit -Hn %d && exec "$@"'
+_SERVES = re.compile(rb"worker \d+: process (\d+) serves")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -92,6 +93,11 @@ class SidecarProcess:
                 if len(lines) >= count:
                     return lines
                 await self._arrived.wait()
+
+    async def workers(self, count: int) -> list[int]:
+        """Return the workers that were started so far, once there are so many."""
+        await until(lambda: len(_SERVES.findall(self.stderr)) >= count)
+        return [int(pid) for pid in _SERVES.findall(self.stderr)]
 
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

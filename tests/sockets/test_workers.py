@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 GET = request(b"GET /public")
-SERVES = re.compile(rb"worker \d: process (\d+) serves")
 
 
 def settings(world: World, upstream: RecordingUpstream, port: int = 0, extra: str = "") -> str:
@@ -60,12 +59,6 @@ async def serving(
             yield process, upstream
     finally:
         await upstream.stop()
-
-
-async def workers(process: SidecarProcess, count: int = WORKERS) -> list[int]:
-    """Return the processes that were started so far, once there are so many."""
-    await until(lambda: len(SERVES.findall(process.stderr)) >= count)
-    return [int(pid) for pid in SERVES.findall(process.stderr)]
 
 
 async def on_every_worker(process: SidecarProcess) -> list[Client]:
@@ -96,12 +89,12 @@ async def test_whoever_is_killed_is_replaced_and_the_others_serve_on(
 ) -> None:
     async with serving(world, tmp_path) as (process, _):
         clients = await on_every_worker(process)
-        killed, _survivor = await workers(process)
+        killed, _survivor = await process.workers(WORKERS)
         os.kill(killed, signal.SIGKILL)
         # Those that come while it is not there are answered, too: by the other, or by the next.
         assert [(await process.ask(GET)).status for _ in range(20)] == [200] * 20
         assert int(await process.wait_for(rb"process (\d+) was ended by SIGKILL")) == killed
-        await workers(process, WORKERS + 1)
+        await process.workers(WORKERS + 1)
         [survivor] = [client for client in clients if not client.reader.at_eof()]
         assert (await survivor.ask(GET)).status == 200
         await on_every_worker(process)
@@ -124,9 +117,9 @@ async def test_metrics_tell_of_all_and_of_those_that_ended(world: World, tmp_pat
                 await client.ask(GET)
         told = await requests_told(process)
         assert told >= 10 * WORKERS
-        killed, _survivor = await workers(process)
+        killed, _survivor = await process.workers(WORKERS)
         os.kill(killed, signal.SIGKILL)
-        await workers(process, WORKERS + 1)
+        await process.workers(WORKERS + 1)
         assert await requests_told(process) == told
         text = (await process.ask_admin("/metrics")).body
         assert b"\nsidecar_workers 2.0\n" in text
@@ -163,17 +156,23 @@ class Held:
         writer.write(OK)
 
 
-HELD = request(b"GET /public/held")
-
-
-async def test_what_is_in_flight_is_answered_before_all_end(world: World, tmp_path: Path) -> None:
+@asynccontextmanager
+async def held_on_every_worker(
+    world: World, directory: Path
+) -> AsyncIterator[tuple[SidecarProcess, list[Client], Held]]:
+    """Have a request of each of these clients wait for its answer, which is held back."""
     held = Held()
-    async with serving(world, tmp_path, upstream=ScriptedUpstream(held)) as (process, upstream):
+    async with serving(world, directory, upstream=ScriptedUpstream(held)) as (process, upstream):
         clients = await on_every_worker(process)
         before = len(upstream.requests)
         for client in clients:
-            await client.send(HELD)
+            await client.send(request(b"GET /public/held"))
         await upstream.wait_for_requests(before + WORKERS)
+        yield process, clients, held
+
+
+async def test_what_is_in_flight_is_answered_before_all_end(world: World, tmp_path: Path) -> None:
+    async with held_on_every_worker(world, tmp_path) as (process, clients, held):
         process.send_signal(signal.SIGTERM)
         await until(lambda: not is_open(process.port))
         ready = await process.ask_admin("/readyz")
@@ -184,13 +183,7 @@ async def test_what_is_in_flight_is_answered_before_all_end(world: World, tmp_pa
 
 
 async def test_a_second_signal_cuts_off_what_is_in_flight(world: World, tmp_path: Path) -> None:
-    held = Held()
-    async with serving(world, tmp_path, upstream=ScriptedUpstream(held)) as (process, upstream):
-        clients = await on_every_worker(process)
-        before = len(upstream.requests)
-        for client in clients:
-            await client.send(HELD)
-        await upstream.wait_for_requests(before + WORKERS)
+    async with held_on_every_worker(world, tmp_path) as (process, clients, _):
         process.send_signal(signal.SIGTERM)
         await process.wait_for(b"draining")
         process.send_signal(signal.SIGINT)
