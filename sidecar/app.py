@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _STDOUT = 1
 _MEANWHILE = {
-    "local": "this process counts by itself until it answers",
+    "local": "this host counts by itself until it answers",
     "deny": "requests with API keys get 503 until it answers",
 }
 """What becomes of them while `limits.backend` fails, by `limits.on_error`."""

@@ -63,13 +63,14 @@ class Host:
         ahead_s: float | None = 0.0,
     ) -> None:
         self.clock = clock
+        self.ahead_s = ahead_s or 0.0
         self.backend = Backend(
             Client(url, timeout_s=timeout_s),
             rules.algorithm,
             clock,
             timeout_s=timeout_s,
             meanwhile="it counts by itself",
-            read_moment=str if ahead_s is None else lambda: repr(clock.time() + ahead_s),
+            read_moment=str if ahead_s is None else lambda: repr(clock.time() + self.ahead_s),
         )
         self.limiter = SharedLimiter(rules, clock, 100, self.backend, on_error)
 
@@ -300,6 +301,41 @@ async def test_it_is_the_servers_clock_that_counts(
         assert (await two.use()).allowed
         one.clock.advance(60)
         assert await two.pass_times(9) == 5
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, -30.0, 0.5, 45.0, 86_400.0])
+@each_algorithm
+async def test_a_host_whose_clock_is_set_counts_as_before(
+    url: ValkeyURL, algorithm: Algorithm, jump_s: float
+) -> None:
+    async with two_hosts(url, replace(FIVE, algorithm=algorithm)) as (one, two):
+        assert await one.pass_times(3) == 3
+        one.clock.set_wall(one.clock.time() + jump_s)
+        one.ahead_s = two.ahead_s = -jump_s  # the server's is right
+        assert await two.pass_times(9) == 2
+        refused = await one.use()
+        assert (refused.allowed, refused.reset_after_s) == (False, 60.0)
+        one.clock.advance(60)
+        assert await one.pass_times(9) == 5
+
+
+@pytest.mark.parametrize("where", ["here", "on-two-hosts"])
+@each_algorithm
+async def test_999_an_hour_are_never_refused_for_three_hours(
+    url: ValkeyURL, algorithm: Algorithm, where: str
+) -> None:
+    rules = replace(HOUR, algorithm=algorithm)
+    async with two_hosts(url, rules) as hosts:
+        clock = hosts[0].clock
+        alone = LocalLimiter(rules, clock, 100)
+        for number in range(3 * 999 + 1):
+            if where == "here":
+                decision = alone.admit("key-1", SILENT)
+            else:
+                decision = await hosts[number % 2].use()
+            assert decision.allowed, number
+            clock.advance(3600 / 999)
+        alone.close()
 
 
 async def test_without_another_clock_it_is_the_servers_own(url: ValkeyURL) -> None:

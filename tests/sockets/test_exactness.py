@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import OK, ScriptedUpstream, configuration, request, until
+from tests.clock import ManualClock
+from tests.harness import OK, ScriptedUpstream, configuration, request, running, until
 from tests.sockets.crowd import Tally, storm
 from tests.sockets.process import started
 from tests.sockets.world import key_line
@@ -163,9 +165,43 @@ async def test_of_5000_requests_exactly_1000_pass(
         assert LIMIT - first.lost <= passed
 
 
+async def test_while_the_server_is_away_each_host_counts_exactly(
+    world: World, tmp_path: Path, own_valkey: ValkeyServer
+) -> None:
+    """All of its workers together, from where they last saw the limit."""
+    raw = request(b"GET /v1/chat", world.key_line)
+    limits = limits_of("valkey", "fixed-window", tmp_path, own_valkey)
+    async with hosts_of(world, tmp_path, limits) as (hosts, _):
+        for host in hosts:
+            assert (await storm([host], raw, 200, CLIENTS)).statuses == {200: 200}
+        own_valkey.stop()
+        # The first was last told that 200 were used, and the second that 400 were.
+        for host, left in zip(hosts, (LIMIT - 200, LIMIT - 400), strict=True):
+            tally = await storm([host], raw, REQUESTS // 2, CLIENTS)
+            assert tally.statuses == {200: left, 429: REQUESTS // 2 - left}
+        own_valkey.start()
+        for host in hosts:
+            await host.wait_for(b"answers again(?s:.*)answers again")
+        tally = await storm(hosts, raw, REQUESTS, CLIENTS)
+        assert tally.statuses == {200: LIMIT, 429: REQUESTS - LIMIT}
+
+
 async def kill_when(host: SidecarProcess, workers: int, gate: Gate, requests: int) -> None:
     await gate.reached(requests)
     await kill_one(host, workers)
+
+
+async def test_999_an_hour_are_never_refused_for_three_hours(world: World) -> None:
+    """By the limit of the key's row, which is read again all the while."""
+    world.database.change("apikey", world.key.id, rateLimitMax=LIMIT, rateLimitTimeWindow=3_600_000)
+    clock = ManualClock(time.time(), time.monotonic())
+    async with running(world.path, clock=clock) as run:
+        client = await run.connect()
+        for number in range(3 * 999 + 1):
+            answer = await client.ask(request(b"GET /v1/chat", world.key_line))
+            assert answer.status == 200, number
+            clock.advance(3600 / 999)
+        assert answer.value("x-ratelimit-limit") == str(LIMIT)
 
 
 async def test_a_worker_that_is_killed_under_load_takes_with_it_what_it_had_in_flight_alone(
