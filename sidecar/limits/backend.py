@@ -95,7 +95,7 @@ class Backend:
         self._timeout_s = timeout_s
         self._meanwhile = meanwhile
         self._read_moment = read_moment
-        self._probe_check = _Check((f"sidecar:{algorithm}:probe".encode(),), _PROBE, 0.0, _ignore)
+        self._probe_key = f"sidecar:{algorithm}:probe".encode()
         self.is_up = True
         self._waiting: deque[_Check] = deque()
         self._is_due = False
@@ -127,7 +127,7 @@ class Backend:
 
     async def ping(self) -> float:
         """Return the server's clock, having counted what costs nothing. Raises ValkeyError."""
-        now, _ = await self._run((self._probe_check,))
+        now, _ = await self._run((self._probe_key,), (_PROBE,))
         (moment,) = _MOMENT.unpack(now)
         return float(moment)
 
@@ -177,16 +177,15 @@ class Backend:
         self._send()
 
     async def _call(self, batch: Sequence[_Check]) -> None:
+        keys = [key for check in batch for key in check.keys]
         outages = self._outages
         try:
-            now, *replies = await self._run(batch)
+            now, *replies = await self._run(keys, [check.raw for check in batch])
         except ValkeyError as error:
             # One that began before an outage which is over by now says nothing new.
             if outages == self._outages:
                 self._on_failure(error)
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            self._leave([*batch, *waiting])
+            self._leave(batch)
             return
         self._checks += len(batch)
         (moment,) = _MOMENT.unpack(now)
@@ -205,10 +204,8 @@ class Backend:
         except Exception:  # noqa: BLE001 - the border: the other checks have their answers
             _LOG.exception("a decision on a limit failed inside the sidecar")
 
-    async def _run(self, batch: Sequence[_Check]) -> list[bytes]:
-        """Return the moment, and the answer to each check. Raises ValkeyError."""
-        keys = [key for check in batch for key in check.keys]
-        raws = [check.raw for check in batch]
+    async def _run(self, keys: Sequence[bytes], raws: Sequence[bytes]) -> list[bytes]:
+        """Return the moment, and the answer to each of *raws*. Raises ValkeyError."""
         rest = (len(keys), *keys, self._read_moment(), self._algorithm, *raws)
         self._calls += 1
         try:
@@ -220,7 +217,7 @@ class Backend:
             reply = await self._client.call("EVAL", _SCRIPT, *rest)
         if (
             not isinstance(reply, list)
-            or [type(each) for each in reply] != [bytes] * (len(batch) + 1)
+            or [type(each) for each in reply] != [bytes] * (len(raws) + 1)
             or len(reply[0]) != _MOMENT.size
         ):
             raise ValkeyUnavailable("what answers is no Valkey server")
@@ -232,6 +229,9 @@ class Backend:
         self.is_up = False
         self._outages += 1
         _LOG.error("limits.backend fails: %s; %s", error, self._meanwhile)
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._leave(waiting)
         self._probing = asyncio.get_running_loop().create_task(self._probe())
 
     async def _probe(self) -> None:
@@ -245,7 +245,3 @@ class Backend:
                 self.is_up = True
         self._probing = None
         _LOG.warning("limits.backend answers again: hosts count together")
-
-
-def _ignore(answer: Answer | None) -> None:
-    """Leave it at that: nobody waits."""

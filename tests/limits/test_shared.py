@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sidecar.identity import PLAIN, Charge, Quota
 from sidecar.limits import backend as backend_module
 from sidecar.limits.awaited import Awaited
-from sidecar.limits.backend import Backend
+from sidecar.limits.backend import Answer, Backend
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
@@ -31,7 +31,6 @@ from tests.valkey_server import ValkeyServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from sidecar.limits.backend import Answer
     from sidecar.limits.decision import Decision
     from sidecar.limits.policy import Algorithm
     from sidecar.limits.shared import OnError
@@ -463,10 +462,13 @@ async def test_what_began_before_an_outage_that_is_over_begins_no_other() -> Non
     assert len(answers) == 1
     client.asked[-1].set_result([bytes(8), b"1"])
     await until(lambda: backend.is_up)
+    backend.ask([b"key"], b"", answers.append)
     client.asked[1].set_exception(ValkeyUnavailable("slow"))
-    await until(lambda: len(answers) == backend_module.CALLS)
+    await until(lambda: len(client.asked) == backend_module.CALLS + 2)
     assert backend.is_up
-    assert answers == [None] * backend_module.CALLS
+    client.asked[-1].set_result([bytes(8), b"1"])
+    await until(lambda: len(answers) == backend_module.CALLS + 1)
+    assert answers == [None, None, Answer(0.0, b"1")]
     await backend.stop()
 
 
