@@ -99,13 +99,13 @@ def limits_of(
 ) -> list[str]:
     """Return the `[limits]` of each host."""
     lines = f'algorithm = "{algorithm}"\n'
-    match where:
-        case "file":
-            return [f'{lines}file = "{directory / "limits"}"']
-        case "memory":
-            return [f'{lines}file = ":memory:"']
+    if where == "file":
+        return [f'{lines}file = "{directory / "limits"}"']
+    lines += 'file = ":memory:"\n'
+    if where == "memory":
+        return [lines]
     # A timeout would be a failure, and each host would count on by itself.
-    lines += f'file = ":memory:"\nbackend = "{valkey_server.url}"\ntimeout = "20s"'
+    lines += f'backend = "{valkey_server.url}"\ntimeout = "20s"'
     return [lines, lines]
 
 
@@ -200,8 +200,8 @@ async def test_999_an_hour_are_never_refused_for_three_hours(world: World) -> No
         for number in range(3 * 999 + 1):
             answer = await client.ask(request(b"GET /v1/chat", world.key_line))
             assert answer.status == 200, number
+            assert answer.value("x-ratelimit-limit") == str(LIMIT)
             clock.advance(3600 / 999)
-        assert answer.value("x-ratelimit-limit") == str(LIMIT)
 
 
 async def test_a_worker_that_is_killed_under_load_takes_with_it_what_it_had_in_flight_alone(
