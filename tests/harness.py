@@ -443,7 +443,14 @@ def configuration(
     secret: str = SECRET,
     internal_token: str | None = INTERNAL_TOKEN,
 ) -> str:
-    """Return a configuration with *upstreams* by name and port; for the rest see `running`."""
+    """Return a configuration with *upstreams* by name and port; for the rest see `running`.
+
+    Nothing that was used is written to the database, which may be others' too, unless *extra* says
+    how often.
+    """
+    if "write_back" not in extra:
+        never = '[limits]\nwrite_back = "0s"'
+        extra = extra.replace("[limits]", never) if "[limits]" in extra else f"{never}\n{extra}"
     url = f"sqlite:///{database}" if isinstance(database, Path) else str(database)
     return "\n".join(
         (

@@ -236,7 +236,7 @@ async def test_a_database_that_is_locked_holds_up_nobody(
 ) -> None:
     session = due(world.database, world.ada, world.acme)
     before = expiry(world.database, session)
-    extra = RENEWING + f'\n[store]\nurl = "sqlite:///{world.path}"\ntimeout = "100ms"'
+    extra = RENEWING + f'\n[store]\nurl = "sqlite:///{world.path}"\ntimeout = "500ms"'
     async with running(world.path, extra=extra, clock=ManualClock(NOW)) as run:
         world.database.execute("BEGIN IMMEDIATE")
         first = await run.ask(request(CHAT, cookie_line(session)))

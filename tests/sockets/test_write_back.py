@@ -133,7 +133,7 @@ async def test_a_locked_database_gets_it_when_it_is_free(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = world.database.add_key(world.ada, world.acme)
-    extra = OFTEN + '\n[store]\ntimeout = "100ms"'
+    extra = OFTEN + '\n[store]\ntimeout = "500ms"'
     extra += f'\nurl = "sqlite:///{world.path}"'
     async with running(world.path, extra=extra) as run:
         client = await run.connect()
