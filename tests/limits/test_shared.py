@@ -22,6 +22,7 @@ from sidecar.limits.backend import Answer, Backend
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
+from sidecar.store.base import Written
 from sidecar.valkey.client import Client
 from sidecar.valkey.errors import ValkeyUnavailable
 from tests.clock import ManualClock
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.limits.policy import Algorithm
     from sidecar.limits.shared import OnError
     from sidecar.settings import ValkeyURL
+    from sidecar.store.base import Use
 
 ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket")
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -611,3 +613,63 @@ async def test_what_was_counted_is_told_of(own_valkey: ValkeyServer) -> None:
         "sidecar_limit_backend_checks_total": 9,
         "sidecar_limit_backend_unanswered_total": 2,
     }
+
+
+# What is written of it
+
+
+def gathered(host: Host) -> Use:
+    """Return what is to be written of the only key, and take it as written."""
+    host.limiter.gather(everything=True)
+    (used,) = host.limiter.take_used(10)
+    host.limiter.settle([(used, Written())])
+    return used.use
+
+
+async def test_each_host_writes_what_it_admitted_itself(url: ValkeyURL) -> None:
+    async with two_hosts(url) as (one, other):
+        assert await one.pass_times(2) == 2
+        assert await other.pass_times(9) == 3
+        assert (await one.use()).reason == "rate_limited"
+        uses = [gathered(host) for host in (one, other)]
+        assert [use.requests for use in uses] == [2, 3]
+        assert uses[0].since == uses[1].since == pytest.approx(one.clock.time())
+
+
+async def test_a_host_that_counted_last_long_ago_bounds_nobody(url: ValkeyURL) -> None:
+    """What it knows of all requests in the window is as old as its own last one."""
+    async with two_hosts(url) as (one, other):
+        await one.use()
+        gathered(one)
+        one.clock.advance(70)  # the next window opens in an interval
+        await one.use()
+        asked_at = one.clock.time()
+        one.clock.advance(5)
+        assert await other.pass_times(4) == 4
+        use = gathered(one)
+        assert (use.requests, use.most) == (1, 1)
+        assert use.most_at == pytest.approx(asked_at)
+        assert gathered(other).most_at > asked_at
+
+
+async def test_the_window_opened_at_one_moment_whatever_the_clocks_say(url: ValkeyURL) -> None:
+    clock = ManualClock()
+    async with Host(url, clock, ahead_s=0.4) as one, Host(url, clock, ahead_s=7.3) as other:
+        await one.use("of-one")
+        await other.use("of-other")
+        assert gathered(one).since == pytest.approx(clock.time())
+        assert gathered(other).since == pytest.approx(clock.time())
+
+
+async def test_what_is_given_back_or_never_decided_is_not_written(url: ValkeyURL) -> None:
+    quota = Quota(remaining=10)
+    async with Host(url, ManualClock()) as host:
+        await host.use(quota=quota)
+        host.limiter.give_back(await host.use(quota=quota))
+        gone = host.limiter.admit("key-1", quota)
+        assert isinstance(gone, Awaited)
+        gone.abandon()
+        await host.carried_out()
+        host.limiter.gather(everything=True)
+        (used,) = (each for each in host.limiter.take_used(9) if each.use.key_id == "key-1")
+        assert (used.use.requests, used.use.calls) == (1, 1)

@@ -307,3 +307,11 @@ class TestFailures:
         table.others = 100
         assert await table.uses.write([Use("key-1", calls=3)]) == [Written(is_done=False)]
         assert table.row["remaining"] == 5
+
+    async def test_a_bound_holds_for_what_was_used_until_it_was_known(self) -> None:
+        table = Table()
+        table.row["requestCount"] = 100
+        await table.uses.write([Use("key-1", requests=5, most=5, most_at=NOW - 1)])
+        counts = [table.row["requestCount"]]
+        await table.uses.write([Use("key-1", requests=5, most=7, most_at=NOW + 1)])
+        assert [*counts, table.row["requestCount"]] == [105, 7]
