@@ -105,11 +105,13 @@ class Account:
         """
         seen, self.quota = self.quota, quota
         self.charge = self.plan = self._plans = None
-        if (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill):
-            if writes_back and self.allowance is not None and quota.remaining is not None:
+        is_other = (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill)
+        if writes_back and self.allowance is not None and quota.remaining is not None:
+            # What was seen may be older than what was written here since.
+            if is_other or quota.remaining != self.allowance.granted:
                 self.allowance.follow(quota, quota.remaining)
-            else:
-                self.allowance = _allowance(quota)
+        elif is_other:
+            self.allowance = _allowance(quota)
 
 
 def _allowance(quota: Quota) -> Allowance | None:

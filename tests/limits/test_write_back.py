@@ -232,6 +232,15 @@ class TestRemaining:
         assert written is not None
         assert written.calls == 2
 
+    async def test_who_sets_it_back_to_what_was_last_seen_is_followed(self) -> None:
+        scene = self.scene(4)
+        scene.use(2, quota=Quota(enabled=False, remaining=4))
+        await scene.write()
+        scene.use(2, quota=Quota(enabled=False, remaining=4, request_count=2))
+        await scene.write()
+        scene.rows.remaining["key-1"] = 4
+        assert scene.use(4, quota=Quota(enabled=False, remaining=4, request_count=4)).allowed
+
     async def test_a_row_that_comes_back_with_them_counts_them_once(self) -> None:
         scene = self.scene(4)
         quota = Quota(enabled=False, remaining=4)

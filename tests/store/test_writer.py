@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.store import writer
+from sidecar.store import writer, writing
 from sidecar.store.base import StoreTimeout
 from sidecar.store.writer import change_rows
 
@@ -109,3 +109,11 @@ def test_one_that_dies_leaves_nobody_sure(
     monkeypatch.setattr(writer, "_PROGRAM", dying)
     with pytest.raises(StoreTimeout, match="ended without a word"):
         change_rows(path, PATIENCE_S, SET, [("new", 1)])
+
+
+def test_it_is_the_same_in_this_process(path: Path) -> None:
+    until = time.monotonic() + PATIENCE_S
+    assert writing.change(str(path), path.as_uri(), until, SET, [("new", 1)]) == [True]
+    with reader(path), pytest.raises(sqlite3.OperationalError, match="others read"):
+        writing.change(str(path), path.as_uri(), time.monotonic(), SET, [("newer", 1)])
+    assert values(path) == ["new", "old"]
