@@ -8,6 +8,7 @@ import gc
 import hashlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from sidecar.clock import Clock, SystemClock
 from sidecar.control.admin import Admin
 from sidecar.identity import PLAIN, Charge, Demand
 from sidecar.limits.backend import Backend
+from sidecar.limits.cluster import ClusterBackend
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
@@ -527,22 +529,21 @@ def _shared_limiter(limits: config.Limits, clock: Clock) -> SharedLimiter | None
     return SharedLimiter(_rules(limits), clock, limits.entries, backend, limits.on_error)
 
 
-def make_backend(limits: config.Limits, clock: Clock) -> Backend | None:
-    """Return the server that hosts count in, if there is one. Raises StartError."""
+def make_backend(limits: config.Limits, clock: Clock) -> Backend | ClusterBackend | None:
+    """Return the server or cluster that hosts count in, if there is one. Raises StartError."""
     url = limits.backend
     if not isinstance(url, ValkeyURL):
         return None
+    connect = partial(make_client, timeout_s=limits.timeout)
     try:
-        client = make_client(url, timeout_s=limits.timeout)
+        client = connect(url)
     except ValkeyDriverMissing as error:
         raise StartError(f"limits.backend: {error}", is_mistake=True) from error
-    return Backend(
-        client,
-        limits.algorithm,
-        clock,
-        timeout_s=limits.timeout,
-        meanwhile=_MEANWHILE[limits.on_error],
-    )
+    algorithm, timeout_s = limits.algorithm, limits.timeout
+    meanwhile = _MEANWHILE[limits.on_error]
+    if not url.is_cluster:
+        return Backend(client, algorithm, clock, timeout_s=timeout_s, meanwhile=meanwhile)
+    return ClusterBackend(url, connect, algorithm, clock, timeout_s=timeout_s, meanwhile=meanwhile)
 
 
 def limits_file(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> Path | None:

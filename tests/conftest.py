@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests import betterauth
 from tests.postgres import PostgresServer
+from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -70,3 +71,26 @@ def own_valkey() -> Iterator[ValkeyServer]:
     server = ValkeyServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[ValkeyCluster]:
+    """Run one cluster for all tests that leave its nodes running; slots may move."""
+    cluster = ValkeyCluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def valkey_cluster(shared_cluster: ValkeyCluster) -> ValkeyCluster:
+    """Return the cluster, empty."""
+    shared_cluster.flush()
+    return shared_cluster
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[ValkeyCluster]:
+    """Run a cluster for one test, which may stop its nodes; the first has a replica."""
+    cluster = ValkeyCluster(replica=True)
+    yield cluster
+    cluster.close()

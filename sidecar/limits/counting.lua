@@ -1,7 +1,8 @@
 -- Counts requests where several hosts do: each in all of its budgets, or in none.
 --
 -- KEYS      the budgets of all checks, one after the other
--- ARGV[1]   the moment in Unix seconds, for tests to move; empty: the server's own clock
+-- ARGV[1]   the moment in Unix seconds, for tests to move; empty: the server's own clock; `~` and
+--           seconds: that clock, with so many added to it
 -- ARGV[2]   the algorithm
 -- ARGV[3..] the checks: `<BBd`, whether to give back, how many budgets, the cost; then of each
 --           budget `<dddd`, its requests, its window (seconds), and, of one that nothing is known
@@ -146,7 +147,7 @@ end
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.call('TIME')
-  now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  now = tonumber(time[1]) + tonumber(time[2]) / 1000000 + (tonumber(string.sub(ARGV[1], 2)) or 0)
 end
 
 local next_key = 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.limits.account import Plan
     from sidecar.limits.backend import Answer, Backend
     from sidecar.limits.budget import Budget
+    from sidecar.limits.cluster import ClusterBackend
     from sidecar.limits.policy import Limit, Rules
     from sidecar.observe.metrics import Sample
 
@@ -32,6 +33,7 @@ _REQUEST = Struct("<BBd")
 _BUDGET = Struct("<dddd")
 _KEY_BYTES = 16
 """Of a hash: no two names have one in common."""
+_TAG_BYTES = 8
 _UNAVAILABLE_RETRY_S = 1
 _OTHER_CLOCK_S = 0.75
 """What two clocks are apart by more than that they were thought to be: another whole second."""
@@ -47,7 +49,12 @@ class SharedLimiter(LocalLimiter):
     """
 
     def __init__(
-        self, rules: Rules, clock: Clock, entries: int, backend: Backend, on_error: OnError
+        self,
+        rules: Rules,
+        clock: Clock,
+        entries: int,
+        backend: Backend | ClusterBackend,
+        on_error: OnError,
     ) -> None:
         """Take over the *backend*."""
         super().__init__(rules, clock, entries)
@@ -56,10 +63,7 @@ class SharedLimiter(LocalLimiter):
         self._algorithm = rules.algorithm
         self._state = Struct(f"<d{FIELDS[rules.algorithm]}d")
         self._lag_s = 0.0
-        """What the table's clock is behind the backend's, beside those seconds."""
-        self._ahead_s = 0
-        """By how many whole seconds the backend's clock is before the table's. Whole ones: so no
-        moment is rounded on its way."""
+        """What the table's clock is behind that of who answered last, beside whole seconds."""
 
     async def start(self) -> None:
         """Find out whether the backend answers."""
@@ -97,6 +101,8 @@ class SharedLimiter(LocalLimiter):
             return by_itself()
         if not self._backend.is_up:
             return self._without_backend(by_itself)
+        if self._backend.has_slots and b"{" not in plan.budgets[0].key:
+            self._put_in_one_slot(plan, key_id)
         asked = _Asked(account, plan.budgets, charge.cost, by_itself)
         refusal = self._take_here(asked, account, plan, now)
         if refusal is not None:
@@ -152,6 +158,19 @@ class SharedLimiter(LocalLimiter):
         budget.key = f"sidecar:{self._algorithm}:{digest}".encode()
         return budget
 
+    def _put_in_one_slot(self, plan: Plan, key_id: str) -> None:
+        """Name the plan's budgets so that a cluster counts them in one call.
+
+        All of an organization have to be together where it has a budget for all its keys; else each
+        key may be anywhere.
+        """
+        owner = f"key\0{key_id}"
+        if self._rules.organization is not None and plan.organization_id is not None:
+            owner = f"organization\0{plan.organization_id}"
+        tag = blake2b(owner.encode(), digest_size=_TAG_BYTES, person=b"sidecar slots").hexdigest()
+        for budget in plan.budgets:
+            budget.key += f"{{{tag}}}".encode()
+
     def _standing(self, plan: Plan, now: float) -> Decision:
         """Return what is known here: nothing to tell of, unless all of the budgets are."""
         budgets, wall = plan.budgets, self._clock.time()
@@ -190,7 +209,7 @@ class SharedLimiter(LocalLimiter):
     def _decision(self, asked: _Asked, answer: Answer) -> Decision:
         """Return what an answer comes to, and put it down in the table."""
         budgets, cost = asked.budgets, asked.cost
-        ahead_s = self._compare_clocks(answer.now)
+        ahead_s = self._compare_clocks(answer)
         now, wall = answer.now - ahead_s, self._clock.time()
         each = [(mark - ahead_s, state) for mark, *state in self._state.iter_unpack(answer.raw[1:])]
         with self._locked(budgets):
@@ -209,13 +228,13 @@ class SharedLimiter(LocalLimiter):
             refusal = refusal_of(budgets, rooms, cost, now, wall)
             return refusal or standing_of(budgets, rooms, wall).denied("rate_limited", 1)
 
-    def _compare_clocks(self, backend_now: float) -> int:
-        """Return by how many whole seconds the backend's clock is ahead of the table's."""
-        ahead_s = backend_now - (self._clock.monotonic() + self._offset_s)
-        if abs(ahead_s - self._ahead_s) > _OTHER_CLOCK_S:
-            self._ahead_s = round(ahead_s)
-        self._lag_s = ahead_s - self._ahead_s
-        return self._ahead_s
+    def _compare_clocks(self, answer: Answer) -> int:
+        """Return by how many whole seconds the clock of who answered is ahead of the table's."""
+        ahead_s, clock = answer.now - (self._clock.monotonic() + self._offset_s), answer.clock
+        if abs(ahead_s - clock.ahead_s) > _OTHER_CLOCK_S:
+            clock.ahead_s = round(ahead_s)
+        self._lag_s = ahead_s - clock.ahead_s
+        return clock.ahead_s
 
     def _uncount(self, taken: Sequence[tuple[Budget, float]], cost: int, ahead_s: int) -> None:
         """Have the backend take back what it counted."""

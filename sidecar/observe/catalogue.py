@@ -202,7 +202,8 @@ LIMIT_GIVEN_BACK = Metric(
 LIMIT_BACKEND_UP = Metric(
     "sidecar_limit_backend_up",
     "gauge",
-    "Whether limits.backend answered the last call; only where limits.backend names a server.",
+    "Whether limits.backend answered the last call, in a cluster for every slot; only where"
+    " limits.backend names a server.",
     merge="min",
 )
 LIMIT_BACKEND_OUTAGES = Metric(

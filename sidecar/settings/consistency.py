@@ -17,7 +17,7 @@ from sidecar.settings.names import BUDGET_NAME, PASSWORD, PATH
 from sidecar.settings.problems import value_at
 from sidecar.settings.quantities import DURATION
 from sidecar.settings.sections import Admin, Limits, Listen, Route, Section, Session
-from sidecar.settings.valkey_urls import LOCAL, VALKEY_URL
+from sidecar.settings.valkey_urls import LIMITS_BACKEND, LOCAL, ValkeyURL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -186,8 +186,8 @@ def _backend_of_nothing(tree: Tree) -> Iterator[Mistake]:
 
 
 def _unusable_valkey_certificates(tree: Tree, place: Place) -> Iterator[Mistake]:
-    url = _valid(VALKEY_URL, value_at(tree, place))
-    if url is None or not url.tls:
+    url = _valid(LIMITS_BACKEND, value_at(tree, place))
+    if not isinstance(url, ValkeyURL) or not url.tls:
         return
     try:
         valkey_context(url)

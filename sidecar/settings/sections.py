@@ -283,8 +283,8 @@ class Limits(Section):
     )
     backend: LimitsBackend = setting(
         "local",
-        "where requests are counted: on this host, or, with the URL of a Valkey or Redis server, by"
-        " all hosts together; a URL with a password belongs into `env:` or `file:`",
+        "where requests are counted: on this host, or, with the URL of a Valkey or Redis server or"
+        " cluster, by all hosts together; a URL with a password belongs into `env:` or `file:`",
     )
     on_error: Literal["local", "deny"] = setting(
         "local",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from valkey import exceptions as driver
@@ -13,10 +15,10 @@ from valkey.asyncio.connection import AbstractConnection, Connection, UnixDomain
 
 from sidecar.settings.authorities import valkey_context
 from sidecar.settings.key_pairs import CertificateError
-from sidecar.valkey.errors import Rejected, ValkeyError, ValkeyUnavailable
+from sidecar.valkey.errors import Redirected, Rejected, ValkeyError, ValkeyUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sidecar.settings.valkey_urls import ValkeyURL
 
@@ -25,6 +27,11 @@ Argument = str | bytes | int
 
 CONNECTIONS = 4
 """To one server, by one process."""
+NAME = "sidecar"
+"""By which the server lists its connections, if its user may give them a name."""
+
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""After how many seconds an idle connection whose other side is gone is noticed: 30."""
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (driver.AuthenticationError, "the server refuses the password, or demands one"),
@@ -55,8 +62,20 @@ _REJECTED = {
     "MASTERDOWN": "the server is a replica without its primary (MASTERDOWN)",
     "MOVED": "the server is one of a cluster, and a single one is needed (MOVED)",
     "CROSSSLOT": "the server is one of a cluster, and a single one is needed (CROSSSLOT)",
-    "CLUSTERDOWN": "the server is one of a cluster, and a single one is needed (CLUSTERDOWN)",
+    "CLUSTERDOWN": "the server is one of a cluster that is down (CLUSTERDOWN)",
+    "NOCLUSTER": "the server is none of a cluster",
+    "UNSERVED": "no node of the cluster serves this slot (CLUSTERDOWN)",
 }
+_REDIRECT = re.compile(r"(MOVED|ASK) ([0-9]{1,5}) ([^ ]*):([0-9]{1,5})")
+_SAID = {
+    "CLUSTERDOWN Hash slot not served": "UNSERVED",
+    "This instance has cluster support disabled": "NOCLUSTER",
+}
+"""Answers whose first word says too little, and our own code for them."""
+
+
+Carry = Callable[[AbstractConnection, Any], Awaitable[Any]]
+"""Puts commands to a connection and returns what is replied."""
 
 _REPLICAS = {"READONLY", "MASTERDOWN"}
 """Codes of a server that is no primary, or no more: one may be where a new connection leads."""
@@ -85,11 +104,21 @@ class Client:
         A command that an idle connection failed to carry is sent again on a new one, so that it may
         be carried out twice. May be cancelled. Raises ValkeyUnavailable; Rejected is one.
         """
+        return await self._in_time(self._carry, command)
+
+    async def call_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Return the replies to *commands*, which go in one write, in their order.
+
+        In place of one that the server rejected stands its Rejected. Else as `call`.
+        """
+        return await self._in_time(self._carry_all, commands)  # type: ignore[no-any-return]
+
+    async def _in_time(self, carry: Carry, commands: Any) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
                 if self._closed:
                     raise ValkeyUnavailable(f"{self._url}: not open")
-                return await self._call(command)
+                return await self._call(carry, commands)
         except TimeoutError as error:
             # Where one leads nowhere any more, so do the others that nobody has used since.
             await self._drop_idle()
@@ -118,12 +147,12 @@ class Client:
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
 
-    async def _call(self, command: tuple[Argument, ...]) -> Any:
+    async def _call(self, carry: Carry, commands: Any) -> Any:
         try:
             if self._idle:
                 with contextlib.suppress(driver.ConnectionError, OSError):
-                    return await self._carry(self._idle.pop(), command)
-            return await self._carry(await self._connect(), command)
+                    return await carry(self._idle.pop(), commands)
+            return await carry(await self._connect(), commands)
         except (driver.ValkeyError, OSError) as error:
             # Without the error itself: a server's text may quote what was sent.
             failure: ValkeyError = self._unavailable(error)
@@ -147,10 +176,27 @@ class Client:
         self._idle.append(connection)
         return reply
 
+    async def _carry_all(
+        self, connection: AbstractConnection, commands: Sequence[Sequence[Argument]]
+    ) -> list[Any]:
+        """Return the replies to *commands*, as `_carry` does."""
+        await connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except driver.ResponseError as error:
+                replies.append(self._rejected(error))
+        self._idle.append(connection)
+        return replies
+
     async def _connect(self) -> AbstractConnection:
         connection = self._connection()
         try:
             await connection.connect()
+            await connection.send_command("CLIENT", "SETNAME", NAME)
+            with contextlib.suppress(driver.ResponseError):  # it has no right to, or too old
+                await connection.read_response()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -165,12 +211,17 @@ class Client:
             "password": password,
             # Times are bounded here, for connecting and waiting as well.
             "socket_timeout": None,
-            # A user who may do nothing but what is needed could not tell its name.
+            # A user who may do nothing but what is needed could not tell it.
             "lib_name": None,
             "lib_version": None,
         }
         if url.socket_path is not None:
             return UnixDomainSocketConnection(path=str(url.socket_path), **settings)
+        settings = {
+            **settings,
+            "socket_keepalive": True,
+            "socket_keepalive_options": _KEEPALIVE,
+        }
         if url.tls:
             return _TLSConnection(valkey_context(url), host=url.host, port=url.port, **settings)
         return Connection(host=url.host, port=url.port, **settings)
@@ -188,7 +239,11 @@ class Client:
 
     def _rejected(self, error: driver.ResponseError) -> Rejected:
         text = str(error)
-        first = text.partition(" ")[0]
+        if redirect := _REDIRECT.fullmatch(text):
+            code, slot, host, port = redirect.groups()
+            message = f"{self._url}: {_REJECTED['MOVED']}"
+            return Redirected(message, code, int(slot), host.removeprefix("?"), int(port))
+        first = _SAID.get(text) or text.partition(" ")[0]
         code = _CODES.get(type(error)) or (first if first.isalpha() and first.isupper() else "ERR")
         if text == "DB index is out of range":
             why = f"there is no database {self._url.database}"

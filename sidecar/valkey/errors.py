@@ -20,5 +20,16 @@ class Rejected(ValkeyUnavailable):
         """The first word of its answer, such as `NOSCRIPT`. The rest may quote what was sent."""
 
 
+class Redirected(Rejected):
+    """Another node of the cluster has to be asked: from now on (MOVED), or this once (ASK)."""
+
+    def __init__(self, message: str, code: str, slot: int, host: str, port: int) -> None:
+        super().__init__(message, code)
+        self.slot = slot
+        self.host = host
+        """Empty for the host that said so."""
+        self.port = port
+
+
 class DriverMissing(ValkeyError):
     """The client library is not installed; the message says how to."""

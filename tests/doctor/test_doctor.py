@@ -23,6 +23,7 @@ from sidecar.proxy import descriptors
 from sidecar.store.base import StoreUnavailable
 from sidecar.store.inspection import Inspection
 from sidecar.store.making import make_store
+from sidecar.valkey.slots import SLOTS
 from tests import betterauth
 from tests.certificates import Authority
 from tests.clock import ManualClock
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
     from tests.postgres import PostgresServer
     from tests.sockets.world import World
+    from tests.valkey_cluster import ValkeyCluster
     from tests.valkey_server import ValkeyServer
 
 FEW = '[listen]\nhost = "127.0.0.1"\nport = 0\nmax_connections = 10'
@@ -930,6 +932,60 @@ async def test_the_server_that_counts_is_tried(
     own_valkey.stop()
     (found,) = await findings(settings, "limits.backend")
     assert (found.verdict, found.what) == ("problem", f"{own_valkey.url}: nothing listens there")
+
+
+async def test_a_server_that_would_forget_counts_is_told_of(
+    world: World, own_valkey: ValkeyServer
+) -> None:
+    settings = settings_for(world.path, extra=f'[limits]\nbackend = "{own_valkey.url}"')
+    own_valkey.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    assert [verdict for verdict, _ in await told(settings, "limits.backend")] == ["ok"]
+    own_valkey.call("CONFIG", "SET", "maxmemory", "100mb")
+    _, found = await findings(settings, "limits.backend")
+    assert (found.verdict, found.remedy) == ("warning", "set it to noeviction")
+    assert found.what.startswith("maxmemory-policy is allkeys-lru: ")
+    own_valkey.call("ACL", "SETUSER", "default", "-info")
+    assert [verdict for verdict, _ in await told(settings, "limits.backend")] == ["ok"]
+
+
+async def test_each_node_of_a_cluster_is_tried(
+    world: World, own_cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = f'[limits]\nbackend = "{own_cluster.url}"\ntimeout = "5s"'
+    settings = settings_for(world.path, extra=extra)
+    (found,) = await findings(settings, "limits.backend")
+    assert found.what.startswith(f"{own_cluster.url}: 3 of 3 primaries answer in ")
+    slots = [re.search(r"Valkey [0-9.]+, ([0-9]+) slots", line) for line in found.details]
+    assert sum(int(match[1]) for match in slots if match) == SLOTS
+
+    monkeypatch.setattr(backend, "APART_S", -1.0)
+    _, clocks = await findings(settings, "limits.backend")
+    assert clocks.what.startswith("the clocks of the nodes are 0.")
+    monkeypatch.undo()
+
+    down, first = own_cluster.primaries[2], own_cluster.primaries[0]
+    first.call("CLUSTER", "DELSLOTS", "7")
+    down.stop()
+    answers, failing, unserved = await findings(settings, "limits.backend")
+    assert "2 of 3 primaries answer" in answers.what
+    assert (failing.verdict, failing.what) == ("problem", f"{down.url}: nothing listens there")
+    assert unserved.what == f"no node serves 1 of {SLOTS} slots"
+
+
+async def test_a_cluster_that_is_named_as_a_server_is_told_of(
+    world: World, valkey_cluster: ValkeyCluster, valkey_server: ValkeyServer
+) -> None:
+    url = valkey_cluster.primaries[0].url
+    (found,) = await findings(
+        settings_for(world.path, extra=f'[limits]\nbackend = "{url}"'), "limits.backend"
+    )
+    assert found.verdict == "problem"
+    assert found.remedy == 'name the cluster: limits.backend = "valkey+cluster://…"'
+    url = replace(valkey_server.url, is_cluster=True)
+    (found,) = await findings(
+        settings_for(world.path, extra=f'[limits]\nbackend = "{url}"'), "limits.backend"
+    )
+    assert found.what == f"{valkey_server.url}: the server is none of a cluster"
 
 
 async def test_many_kinds_of_limits_are_cut(world: World) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -19,18 +19,19 @@ from sidecar.identity import PLAIN, Charge, Quota
 from sidecar.limits import backend as backend_module
 from sidecar.limits.awaited import Awaited
 from sidecar.limits.backend import Answer, Backend
+from sidecar.limits.cluster import ClusterBackend
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
 from sidecar.store.base import Written
-from sidecar.valkey.client import Client
 from sidecar.valkey.errors import ValkeyUnavailable
+from sidecar.valkey.making import make_client
 from tests.clock import ManualClock
 from tests.harness import until
 from tests.valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sidecar.limits.decision import Decision
     from sidecar.limits.policy import Algorithm
@@ -44,10 +45,35 @@ each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 SILENT = Quota()
 FIVE = Rules(Limit(5, 60.0))
 HOUR = Rules(Limit(1000, 3600.0))
+Step = tuple[float, str, str | None, Charge, bool]
 EXPORT = Charge(3, "/export", "route", 4, 30.0)
 PASSWORD = "canary7Zq"
 
 _ids = count()
+
+
+def make_backend(
+    url: ValkeyURL,
+    algorithm: Algorithm,
+    clock: ManualClock,
+    *,
+    timeout_s: float,
+    read_moment: Callable[[], str] | None,
+) -> Backend | ClusterBackend:
+    connect = partial(make_client, timeout_s=timeout_s)
+    if url.is_cluster:
+        return ClusterBackend(
+            *(url, connect, algorithm, clock),
+            timeout_s=timeout_s,
+            meanwhile="it counts by itself",
+            read_moment=read_moment,
+        )
+    return Backend(
+        *(connect(url), algorithm, clock),
+        timeout_s=timeout_s,
+        meanwhile="it counts by itself",
+        read_moment=read_moment or str,
+    )
 
 
 class Host:
@@ -65,13 +91,12 @@ class Host:
     ) -> None:
         self.clock = clock
         self.ahead_s = ahead_s or 0.0
-        self.backend = Backend(
-            Client(url, timeout_s=timeout_s),
+        self.backend = make_backend(
+            url,
             rules.algorithm,
             clock,
             timeout_s=timeout_s,
-            meanwhile="it counts by itself",
-            read_moment=str if ahead_s is None else lambda: repr(clock.time() + self.ahead_s),
+            read_moment=None if ahead_s is None else lambda: repr(clock.time() + self.ahead_s),
         )
         self.limiter = SharedLimiter(rules, clock, 100, self.backend, on_error)
 
@@ -189,27 +214,32 @@ async def test_a_host_decides_and_tells_as_it_would_by_itself(
     )
     alone = LocalLimiter(rules, clock, 100)
     async with Host(shared_valkey.url, clock, rules) as host:
-        for pause_s, key_id, organization_id, charge, goes_back in steps:
-            clock.advance(pause_s)
-            decision = await host.use(key_id, quota, organization_id, charge)
-            other = alone.admit(key_id, quota, organization_id, charge)
-            if "too_many_at_once" in (decision.reason, other.reason):
-                # What this process can say by itself, it says before others are asked.
-                assert not other.allowed
-                continue
-            assert (decision.allowed, decision.reason) == (other.allowed, other.reason)
-            if decision.reason != "quota_exhausted":
-                assert decision.headers() == other.headers()
-            assert decision.retry_after_s == other.retry_after_s
-            if goes_back and decision.allowed:
-                assert host.limiter.give_back(decision) is alone.give_back(other) is True
-                assert decision.headers() == other.headers()
-                await host.carried_out()
-            if pause_s > 20 or goes_back:
-                host.limiter.end(decision)
-                alone.end(other)
-            assert host.limiter.in_progress == alone.in_progress
+        await decide_as_alone(host, alone, steps, quota)
     alone.close()
+
+
+async def decide_as_alone(host: Host, alone: LocalLimiter, steps: list[Step], quota: Quota) -> None:
+    """See a host decide and tell as one that counts alone does."""
+    for pause_s, key_id, organization_id, charge, goes_back in steps:
+        host.clock.advance(pause_s)
+        decision = await host.use(key_id, quota, organization_id, charge)
+        other = alone.admit(key_id, quota, organization_id, charge)
+        if "too_many_at_once" in (decision.reason, other.reason):
+            # What this process can say by itself, it says before others are asked.
+            assert not other.allowed
+            continue
+        assert (decision.allowed, decision.reason) == (other.allowed, other.reason)
+        if decision.reason != "quota_exhausted":
+            assert decision.headers() == other.headers()
+        assert decision.retry_after_s == other.retry_after_s
+        if goes_back and decision.allowed:
+            assert host.limiter.give_back(decision) is alone.give_back(other) is True
+            assert decision.headers() == other.headers()
+            await host.carried_out()
+        if pause_s > 20 or goes_back:
+            host.limiter.end(decision)
+            alone.end(other)
+        assert host.limiter.in_progress == alone.in_progress
 
 
 async def test_a_row_says_where_its_key_stands_only_while_nobody_knows(url: ValkeyURL) -> None:
@@ -413,6 +443,9 @@ class Stranger:
     async def call(self, *command: str | bytes | int) -> object:
         return self.answer
 
+    async def call_all(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[bytes]:
+        return [b"PONG"] * len(commands)
+
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
@@ -448,6 +481,9 @@ class Delayed:
         self.asked.append(asyncio.get_running_loop().create_future())
         return await self.asked[-1]
 
+    async def call_all(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[bytes]:
+        return [reply for each in commands for reply in await self.call(*each)]
+
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
@@ -470,7 +506,7 @@ async def test_what_began_before_an_outage_that_is_over_begins_no_other() -> Non
     assert backend.is_up
     client.asked[-1].set_result([bytes(8), b"1"])
     await until(lambda: len(answers) == backend_module.CALLS + 1)
-    assert answers == [None, None, Answer(0.0, b"1")]
+    assert answers == [None, None, Answer(0.0, b"1", backend.clock)]
     await backend.stop()
 
 
@@ -550,7 +586,7 @@ async def test_one_that_was_emptied_begins_anew(valkey_server: ValkeyServer) -> 
 async def test_so_many_may_wait_and_no_more(
     url: ValkeyURL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "WAITING", 2)
+    monkeypatch.setattr(Backend, "most_waiting", 2)
     async with Host(url, ManualClock(), replace(HOUR, key_at_once=3), "deny") as host:
         decisions = await asyncio.gather(*(host.use() for _ in range(3)))
         assert [each.reason for each in decisions] == ["ok", "ok", "limits_unavailable"]
@@ -583,10 +619,10 @@ async def test_no_secret_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     assert PASSWORD not in caplog.text
 
 
-async def test_a_user_may_do_so_little_and_it_suffices(own_valkey: ValkeyServer) -> None:
-    page = Path(__file__).parents[2].joinpath("docs/limits.md").read_text(encoding="utf-8")
-    (line,) = (line for line in page.splitlines() if line.startswith("ACL SETUSER "))
-    own_valkey.call(*line.split())
+async def test_a_user_may_do_so_little_and_it_suffices(
+    own_valkey: ValkeyServer, acl_line: str
+) -> None:
+    own_valkey.call(*acl_line.split())
     user = replace(own_valkey.url, user="sidecar", password=SecretStr("password"), database=1)
     async with Host(user, ManualClock()) as host:
         assert host.backend.is_up

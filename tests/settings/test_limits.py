@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.settings.valkey_urls import VALKEY_URL
+from sidecar.settings.valkey_urls import LIMITS_BACKEND
 from tests.settings.configs import config, lines_in, read
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def test_a_server_may_be_named() -> None:
         pytest.param(
             'limits.backend = "redis"',
             [
-                f'limits.backend: must be "local", or {VALKEY_URL.allowed} (got "redis")',
+                f'limits.backend: must be {LIMITS_BACKEND.allowed} (got "redis")',
             ],
             id="no-url",
         ),

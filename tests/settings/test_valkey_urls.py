@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sidecar.settings.valkey_urls import VALKEY_URL, ValkeyURL
+from sidecar.settings.valkey_urls import LIMITS_BACKEND, VALKEY_URL, ValkeyURL
 
 CANARY = "canary7Zq"
 
@@ -94,3 +94,64 @@ def test_it_is_shown_without_its_secrets(text: str, shown: str) -> None:
     url = VALKEY_URL.parse(text)
     assert str(url) == shown
     assert f":{CANARY}" not in repr(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        pytest.param(
+            "valkey+cluster://h",
+            ValkeyURL("h", is_cluster=True),
+            id="one",
+        ),
+        pytest.param(
+            "rediss+cluster://u:p@a:1,[::1]:2,b/0?ca_file=/a",
+            ValkeyURL(
+                *("a", 1, 0, "u", SecretStr("p"), True, Path("/a")),
+                is_cluster=True,
+                others=(("::1", 2), ("b", 6379)),
+            ),
+            id="several",
+        ),
+    ],
+)
+def test_a_cluster_is_some_of_its_nodes(text: str, url: ValkeyURL) -> None:
+    assert LIMITS_BACKEND.parse(text) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("valkey://a,b", r'"valkey\+cluster://…" where it names several', id="several"),
+        pytest.param("valkey+cluster://a,a:6379", "each node once", id="twice"),
+        pytest.param("valkey+cluster://a/1", "no database but 0", id="database"),
+        pytest.param("valkey+cluster://a,", r"valkey\+cluster://host:6379,other", id="comma"),
+        pytest.param("valkey+cluster://a,b:0", "a port from 1 to 65535", id="port"),
+        pytest.param(
+            "valkey+cluster://" + ",".join(f"h{n}" for n in range(17)),
+            "at most 16 nodes",
+            id="many",
+        ),
+        pytest.param(
+            "valkey+cluster://a?ca_file=/a", r'"valkeys\+cluster://…" where', id="files-without-tls"
+        ),
+        pytest.param("unix+cluster:///run/v.sock", r"valkey\+cluster://", id="socket"),
+    ],
+)
+def test_any_other_cluster_is_refused_with_the_rule(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LIMITS_BACKEND.parse(text)
+
+
+def test_a_cluster_is_none_where_one_server_is_wanted() -> None:
+    with pytest.raises(ValueError, match="must be a single server"):
+        VALKEY_URL.parse("valkey+cluster://a,b")
+
+
+def test_a_cluster_is_shown_without_its_secrets_and_each_node_as_a_server() -> None:
+    url = LIMITS_BACKEND.parse(f"rediss+cluster://u:{CANARY}@a:1,[::1]:2")
+    assert isinstance(url, ValkeyURL)
+    assert str(url) == "valkeys+cluster://u@a:1,[::1]:2"
+    assert CANARY not in repr(url)
+    assert str(url.at("::1", 2)) == "valkeys://u@[::1]:2/0"
+    assert url.at("b", 1).password == url.password

@@ -112,10 +112,14 @@ async def figure(run: Running, name: str) -> float:
     return float(value)
 
 
+async def is_up(run: Running) -> bool:
+    return bool(await figure(run, "sidecar_limit_backend_up"))
+
+
 async def until_up(run: Running) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while True:
-            if await figure(run, "sidecar_limit_backend_up"):
+            if await is_up(run):
                 return
             await asyncio.sleep(0.02)  # asked again until it is
 
@@ -136,10 +140,10 @@ async def test_a_host_that_counts_on_gives_no_5xx(
             assert await statuses(world, run, 25) == {200: 25}
             await asyncio.sleep(PROBED_S)
             assert await statuses(world, run, 50) == {200: 25, 429: 25}
-            assert not await figure(run, "sidecar_limit_backend_up")
+            assert not await is_up(run)
         await until_up(run)
         after = await statuses(world, run, 150)
-        assert await figure(run, "sidecar_limit_backend_up")
+        assert await is_up(run)
         assert await figure(run, "sidecar_limit_backend_outages_total") == 1
     assert before == {200: 50}
     assert set(after) == {200, 429}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 import traceback
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 
 from sidecar.settings import ValkeyURL
 from sidecar.valkey.client import Client
-from sidecar.valkey.errors import DriverMissing, Rejected, ValkeyUnavailable
+from sidecar.valkey.errors import DriverMissing, Redirected, Rejected, ValkeyUnavailable
 from sidecar.valkey.making import make_client
 from tests.certificates import Authority
 from tests.relay import Relay
@@ -99,6 +100,52 @@ class TestCommands:
                 assert caught.value.code == code
                 assert PASSWORD not in "".join(traceback.format_exception(caught.value))
         assert _connections(valkey_server.call("INFO", "stats")) - _connections(before) == 1
+
+    async def test_commands_in_one_write_have_a_reply_each(
+        self, url: ValkeyURL, valkey_server: ValkeyServer
+    ) -> None:
+        async with opened(url) as client:
+            first, second, third = await client.call_all(
+                [("SET", "a", "1"), ("LPOP", "a"), ("GET", "a")]
+            )
+            assert (first, third) == (b"OK", b"1")
+            assert isinstance(second, Rejected)
+            assert second.code == "WRONGTYPE"
+
+    async def test_a_server_lists_whose_connections_they_are(
+        self, url: ValkeyURL, valkey_server: ValkeyServer
+    ) -> None:
+        async with opened(url) as client:
+            await client.call("PING")
+            assert b" name=sidecar " in valkey_server.call("CLIENT", "LIST")
+
+    async def test_an_idle_connection_is_kept_alive(self, url: ValkeyURL) -> None:
+        async with opened(url) as client:
+            await client.call("PING")
+            (connection,) = client._idle  # noqa: SLF001
+            writer = connection._writer  # noqa: SLF001
+            assert writer is not None
+            its: socket.socket = writer.get_extra_info("socket")
+            assert its.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert its.getsockopt(socket.SOL_TCP, socket.TCP_KEEPIDLE) == 15
+
+    @pytest.mark.parametrize(
+        ("text", "code", "host", "port"),
+        [
+            pytest.param("MOVED 7 10.0.0.1:6381", "MOVED", "10.0.0.1", 6381, id="moved"),
+            pytest.param("ASK 7 ::1:6381", "ASK", "::1", 6381, id="ask-ipv6"),
+            pytest.param("MOVED 7 :6381", "MOVED", "", 6381, id="same-host"),
+            pytest.param("MOVED 7 ?:6381", "MOVED", "", 6381, id="no-name"),
+        ],
+    )
+    async def test_where_else_to_ask_is_told(
+        self, url: ValkeyURL, text: str, code: str, host: str, port: int
+    ) -> None:
+        async with opened(url) as client:
+            script = f"return redis.error_reply({text!r})"
+            (reply,) = await client.call_all([("EVAL", script, 0)])
+        assert isinstance(reply, Redirected)
+        assert (reply.code, reply.slot, reply.host, reply.port) == (code, 7, host, port)
 
 
 def _connections(stats: bytes) -> int:
@@ -296,6 +343,21 @@ class TestRights:
         async with opened(replace(url, database=999)) as client:
             with pytest.raises(ValkeyUnavailable, match="there is no database 999"):
                 await client.call("PING")
+
+
+async def test_where_one_connection_leads_nowhere_the_others_are_made_anew(
+    valkey_server: ValkeyServer,
+) -> None:
+    async with (
+        Relay(valkey_server.port) as relay,
+        opened(replace(valkey_server.url, port=relay.port), SHORT_S) as client,
+    ):
+        await asyncio.gather(*(client.call("BLPOP", "nothing", "0.05") for _ in range(3)))
+        assert relay.accepted == 3
+        relay.lose()
+        with pytest.raises(ValkeyUnavailable, match="no answer within"):
+            await client.call("PING")
+        assert await client.call("PING") == b"PONG"
 
 
 class TestTLS:
