@@ -12,8 +12,6 @@ from typing import Final, NamedTuple
 from sidecar.valkey.errors import ValkeyUnavailable
 
 SLOTS: Final = 16_384
-_RANGES = SLOTS
-"""No map has more; one that has is none."""
 
 
 class Range(NamedTuple):
@@ -41,7 +39,7 @@ def read_ranges(reply: object, host: str) -> list[Range]:
 
     A node without an address of its own is at that host. Raises ValkeyUnavailable.
     """
-    if isinstance(reply, list) and len(reply) <= _RANGES:
+    if isinstance(reply, list) and len(reply) <= SLOTS:
         ranges = [_range(each, host) for each in reply]
         if None not in ranges:
             return [each for each in ranges if each is not None]
