@@ -108,7 +108,7 @@ class Account:
         is_other = (quota.remaining, quota.last_refill) != (seen.remaining, seen.last_refill)
         if writes_back and self.allowance is not None and quota.remaining is not None:
             # What was seen may be older than what was written here since.
-            if is_other or quota.remaining != self.allowance.granted:
+            if is_other or quota.remaining != self.allowance.granted or self.allowance.in_flight:
                 self.allowance.follow(quota, quota.remaining)
         elif is_other:
             self.allowance = _allowance(quota)

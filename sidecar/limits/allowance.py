@@ -66,6 +66,9 @@ class Allowance:
             last = quota.last_refill
             if last is None or self.refilled_at - last > quota.refill_interval_s:
                 return  # a refill that is not written yet replaces whatever the row says
+        if self.in_flight and remaining == self.granted:
+            self.is_doubted = True  # read before what is on its way was written, or set back since
+            return
         if remaining == self.superseded and remaining > self.granted:
             # Most likely read before it was written. If somebody set it back, the next write tells.
             self.is_doubted = True

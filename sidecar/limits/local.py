@@ -168,6 +168,7 @@ class LocalLimiter:
         allowance, quota = account.allowance, account.quota
         if allowance is not None:
             allowance.in_flight = allowance.spent
+            allowance.is_doubted = False  # of doubts from now on, this write knows nothing
         use = Use(
             key_id,
             0.0 if account.last == -inf else wall - (now - account.last),

@@ -39,13 +39,13 @@ class Used:
         in_flight, allowance.in_flight = allowance.in_flight, 0
         if not written.is_done:
             allowance.spent += calls - in_flight
+            allowance.is_doubted = True
             return
         allowance.spent -= in_flight
         seen = self.granted - (calls - in_flight)
         # If somebody's change was seen meanwhile, that counts. This one is seen in its turn.
         if written.remaining is not None and allowance.granted == seen:
             allowance.superseded = self.granted if calls else None
-            allowance.is_doubted = False
             allowance.granted = written.remaining
             allowance.last_refill = written.last_refill
             allowance.refilled_at = 0.0

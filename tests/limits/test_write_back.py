@@ -241,6 +241,19 @@ class TestRemaining:
         scene.rows.remaining["key-1"] = 4
         assert scene.use(4, quota=Quota(enabled=False, remaining=4, request_count=4)).allowed
 
+    async def test_who_sets_it_back_while_it_is_written_is_followed(self) -> None:
+        scene = self.scene(2)
+        scene.use(2, quota=Quota(enabled=False, remaining=2))
+        scene.limiter.gather()
+        (used,) = scene.limiter.take_used(1)
+        back = Quota(enabled=False, remaining=2, request_count=2)
+        assert not scene.use(quota=back).allowed
+        scene.limiter.settle([(used, Written(remaining=0))])
+        used_again = scene.use(quota=back)
+        assert not used_again.allowed
+        await scene.write()
+        assert scene.use(2, quota=back).allowed
+
     async def test_a_row_that_comes_back_with_them_counts_them_once(self) -> None:
         scene = self.scene(4)
         quota = Quota(enabled=False, remaining=4)
