@@ -23,11 +23,13 @@ from sidecar.control.admin import Admin
 from sidecar.identity import PLAIN, Charge, Demand
 from sidecar.limits.backend import Backend
 from sidecar.limits.cluster import ClusterBackend
+from sidecar.limits.commons import path_of
 from sidecar.limits.failures import FailureLimiter
 from sidecar.limits.local import LocalLimiter
 from sidecar.limits.policy import Limit, Rules
 from sidecar.limits.shared import SharedLimiter
 from sidecar.limits.table_file import TableUnusable
+from sidecar.limits.tally import Tally
 from sidecar.limits.write_back import WriteBack
 from sidecar.observe import app_log, catalogue
 from sidecar.observe.access_log import AccessLog, LineLog
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sidecar import settings as config
+    from sidecar.limits.commons import Commons
     from sidecar.observe.metrics import Sample, Snapshot
     from sidecar.proxy.discovery import Resolver
     from sidecar.store.base import Store
@@ -105,12 +108,13 @@ class Sidecar:
         resolver: Resolver | None = None,
         log_descriptor: int = _STDOUT,
         sockets: Sequence[socket.socket] | None = None,
-        counts: Path | None = None,
+        commons: Commons | None = None,
+        number: int = 0,
     ) -> None:
         """Take over *sockets*, which are bound to where clients connect, if there are any.
 
-        Whoever bound them, for several processes to share, has the admin listener, too. *counts* is
-        a file for what limits count where `limits.file` is none, or cannot be used.
+        Whoever bound them, for several processes to share, has the admin listener, too. *commons*
+        is memory for what limits count that they share, of whom this is *number*, from 0 on.
         """
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -140,8 +144,7 @@ class Sidecar:
         self._registry = Registry(
             *(self._plane.samples, failures.samples, self._authenticator.samples),
             *(self._store.answers.samples, self._samples),
-            ProcessMeter(self._clock.time()).samples,
-            *(() if self._shared_limiter is None else (self._shared_limiter.samples,)),
+            *(self._plane.limiter.samples, ProcessMeter(self._clock.time()).samples),
         )
         self._store.answers.tell_of_outages(self._authenticator.stale_served)
         self._configuration = catalogue.CONFIG_INFO(1, _fingerprint(settings))
@@ -162,7 +165,9 @@ class Sidecar:
             take_snapshots=self._take_snapshots,
         )
         self._is_alone = sockets is None
-        self._counts = counts
+        self._failures = failures
+        self._commons = commons
+        self._number = number
         self._drain_s = settings.listen.timeouts.drain
 
     @property
@@ -199,6 +204,7 @@ class Sidecar:
         self._authenticator.start()
         listen, admin = self._settings.listen, self._settings.admin
         await self._plane.start()
+        await self._share()
         # Last: who is alone with the file lets in others once it serves.
         await self._keep_counts()
         if self._shared_limiter is not None:
@@ -229,6 +235,7 @@ class Sidecar:
         # Each is let go of even if the one before failed, or the wait for it was cancelled.
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._close_log)
+            stack.callback(self._failures.close)
             stack.callback(self._plane.limiter.close)
             if self._shared_limiter is not None:
                 stack.push_async_callback(self._shared_limiter.stop)
@@ -263,6 +270,18 @@ class Sidecar:
                 *(limit, needed, allotment.connections, connections),
             )
 
+    async def _share(self) -> None:
+        """Count together with other workers what is kept in no file."""
+        commons = self._commons
+        if commons is None:
+            return
+        if commons.in_progress is not None:
+            self._plane.limiter.count_in_progress_in(Tally(commons.in_progress), self._number)
+        try:
+            await self._failures.share(path_of(commons.failures))
+        except TableUnusable as error:
+            _LOG.error("limits.failures: each worker counts by itself: %s", error)
+
     async def _keep_counts(self) -> None:
         """Have the counts of limits outlive the process, if they can."""
         path = limits_file(self._settings)
@@ -283,9 +302,9 @@ class Sidecar:
                 )
             else:
                 return
-        if self._counts is not None:
+        if self._commons is not None:
             try:
-                await self._plane.limiter.keep_in(self._counts, is_alone=False)
+                await self._plane.limiter.keep_in(path_of(self._commons.counts), is_alone=False)
             except TableUnusable as error:
                 _LOG.error("limits: each worker counts by itself: %s", error)
 
@@ -323,6 +342,7 @@ class Sidecar:
         if self._is_alone:
             yield catalogue.WORKERS(1)
             yield catalogue.WORKER_RESTARTS(0)
+            yield catalogue.LIMIT_AT_ONCE_RECOVERED(0)
         yield self._configuration
         yield catalogue.CONFIG_GENERATION(1)
         yield catalogue.CONFIG_LOADED(self._loaded_at)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from sidecar.limits.allowance import Allowance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sidecar.identity import Charge, Quota
+    from sidecar.limits.at_once import Claim
     from sidecar.limits.budget import Budget
 
 
@@ -23,14 +22,14 @@ class Plan:
         self,
         organization_id: str | None,
         budgets: tuple[Budget, ...],
-        at_once: Mapping[bytes, int],
+        at_once: Claim | None,
         only: Budget | None,
     ) -> None:
         self.organization_id = organization_id
         self.budgets = budgets
         """The key's, the route's and the organization's, as far as there are any."""
         self.at_once = at_once
-        """How many requests may be in progress, by the names under which they are counted."""
+        """What a request needs a place of for as long as it is in progress, if it does."""
         self.only = only
         """The only budget, where there is nothing else to look at."""
 

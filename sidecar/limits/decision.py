@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from sidecar.limits.allowance import Allowance
+    from sidecar.limits.at_once import Held
     from sidecar.limits.budget import Budget
 
 Reason = Literal["ok", "rate_limited", "quota_exhausted", "too_many_at_once", "limits_unavailable"]
@@ -34,7 +35,7 @@ class Decision:
     """Whole seconds, at least 1, until another request may pass; 0 where this one did."""
     allowance: Allowance | None = None
     """What the request took its cost from, beside its budgets."""
-    held: tuple[bytes, ...] | None = None
+    held: Held | None = None
     """What the request takes a place of for as long as it is in progress."""
 
     ahead_s: int | None = None

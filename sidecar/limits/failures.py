@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import BAD_CREDENTIALS, STORE_UNAVAILABLE, Refusal, too_many_failures
+from sidecar.limits.common_failures import CommonFailures
 from sidecar.limits.decision import whole_seconds
 from sidecar.limits.windows import Window
 from sidecar.observe.catalogue import FAILURE_NETWORKS, FAILURES, FAILURES_THROTTLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sidecar.clock import Clock
     from sidecar.observe.metrics import Sample
@@ -34,7 +36,12 @@ _IPV6_PREFIX = 64
 class FailureLimiter:
     """So many bad credentials in one window from one IPv4 address, or one IPv6 /64.
 
-    Memory: the 65 536 networks that failed last, and for 4096 IPv6 addresses which is theirs.
+    Counted in this process, or among all that `share` memory for it. Then each of them learns how
+    many there were when it counts one itself, so that each may let one more pass than the limit; to
+    ask before would cost every new credential more than it costs to be refused.
+
+    Memory: the 65 536 networks that failed last, as many where it is shared, and for 4096 IPv6
+    addresses which is theirs.
     """
 
     def __init__(self, requests: int, window_s: float, clock: Clock) -> None:
@@ -42,6 +49,7 @@ class FailureLimiter:
         self._window_s = window_s
         self._clock = clock
         self._windows: OrderedDict[str, Window] = OrderedDict()
+        self._common: CommonFailures | None = None
         self._counted = 0
         self._refused = 0
         self._refusal = too_many_failures(1)
@@ -49,6 +57,18 @@ class FailureLimiter:
         self._second_began = 0.0
         self._in_second = 0
         self._flood_ends = 0.0
+
+    async def share(self, path: Path) -> None:
+        """Count in memory at *path* from now on, as others do. Raises TableUnusable."""
+        self._common = await CommonFailures.open(
+            path, _NETWORKS, self._requests, self._window_s, self._clock
+        )
+
+    def close(self) -> None:
+        """Let go of what is shared."""
+        if self._common is not None:
+            self._common.close()
+            self._common = None
 
     def refusal(self, address: str) -> Refusal | None:
         """Return why what *address* sends is not looked at unless it is known, if it is not."""
@@ -107,13 +127,20 @@ class FailureLimiter:
         network = _network(address)
         now = self._clock.monotonic()
         self._look_for_flood(now)
+        if self._common is not None:
+            self._remember(network, self._common.count(network))
+            return
         window = self._windows.get(network)
         if window is None or not window.seconds_left(now, self._window_s):
-            window = self._windows[network] = Window(now)
-            if len(self._windows) > _NETWORKS:
-                self._windows.popitem(last=False)
+            window = Window(now)
         window.count += 1
+        self._remember(network, window)
+
+    def _remember(self, network: str, window: Window) -> None:
+        self._windows[network] = window
         self._windows.move_to_end(network)
+        if len(self._windows) > _NETWORKS:
+            self._windows.popitem(last=False)
 
     def _look_for_flood(self, now: float) -> None:
         if now - self._second_began >= 1.0:
@@ -127,7 +154,8 @@ class FailureLimiter:
         """Tell what was counted, and how things stand."""
         yield FAILURES(self._counted)
         yield FAILURES_THROTTLED(self._refused)
-        yield FAILURE_NETWORKS(len(self._windows))
+        common = self._common
+        yield FAILURE_NETWORKS(len(self._windows) if common is None else common.estimate())
 
 
 def _network(address: str) -> str:

@@ -20,6 +20,7 @@ from sidecar.limits.table import Table
 from sidecar.limits.table_file import TableFile
 from sidecar.limits.used import Used
 from sidecar.limits.windows import FixedWindow
+from sidecar.observe import catalogue
 from sidecar.store.base import Use
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sidecar.identity import Charge, Quota
     from sidecar.limits.meters import Meter
     from sidecar.limits.policy import Algorithm, Rules
+    from sidecar.limits.tally import Tally
+    from sidecar.observe.metrics import Sample
     from sidecar.store.base import Written
 
 __all__ = ["Decision", "LocalLimiter"]
@@ -41,7 +44,6 @@ _METERS: Mapping[Algorithm, type[Meter]] = {
 }
 _KEY, _ROUTE, _ORGANIZATION = range(3)
 """Kinds of budgets; no request has two of one."""
-_NO_NAMES: Mapping[bytes, int] = {}
 _NOTHING_COUNTED = (-inf, 0)
 BUSY_RETRY_S = 1
 """What a key with too many requests in progress is told to wait: nobody knows when one ends."""
@@ -53,8 +55,9 @@ _NOBODY = contextlib.nullcontext()
 class LocalLimiter:
     """Counts the requests of each key, in a table that other processes may share.
 
-    Exact among all that share it; a request is counted by all of its budgets or by none. What a
-    key has left in all, and what is in progress, each process counts for itself.
+    Exact among all that share it; a request is counted by all of its budgets or by none. What is in
+    progress is counted in this process, or in a tally that others may share, too. What a key has
+    left in all, each process counts for itself.
 
     A key's row says where it stands when the table does not know it, and what its limit is at each
     request. Memory: what is known of the `entries` keys used last, and the table.
@@ -94,15 +97,36 @@ class LocalLimiter:
         self.table.close()
         self.table, self._file, self._offset_s = table, file, file.offset_s
 
+    def count_in_progress_in(self, tally: Tally, number: int) -> None:
+        """Count what is in progress in a *tally*, as process *number* of all that do, from 0 on.
+
+        Takes over the tally. To be called before the first request.
+        """
+        self._at_once.share(tally, number)
+        self._accounts.clear()
+
     @property
     def in_progress(self) -> Mapping[bytes, int]:
-        """How many requests are, by what limits their number."""
+        """How many requests are that this process counts by itself, by what limits their number."""
         return self._at_once.in_progress
 
     @property
     def files_set_aside(self) -> int:
         """How many broken files were found where counts are kept."""
         return 0 if self._file is None else self._file.set_aside
+
+    def samples(self) -> Iterator[Sample]:
+        """Tell how full the table is and what befell it, and what is in progress."""
+        table = self.table
+        if table.is_closed:
+            return
+        yield catalogue.LIMIT_ENTRIES(table.estimate(self._clock.monotonic() + self._offset_s))
+        yield catalogue.LIMIT_ENTRIES_LIMIT(table.room)
+        yield catalogue.LIMIT_EVICTIONS(table.evicted)
+        yield catalogue.LIMIT_FILES_SET_ASIDE(self.files_set_aside)
+        given_up = 0 if table.locks is None else table.locks.given_up
+        yield catalogue.LIMIT_LOCKS_GIVEN_UP(given_up + self._at_once.given_up)
+        yield from self._at_once.samples()
 
     def attend(self) -> None:
         """Do what is due; called a few times a second."""
@@ -187,6 +211,7 @@ class LocalLimiter:
         """Let go of the counts; those in a file stay in it."""
         self._accounts.clear()
         self._unwritten.clear()
+        self._at_once.close()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -326,8 +351,8 @@ class LocalLimiter:
                 refusal = standing_of(budgets, rooms, wall).denied("quota_exhausted", retry_s)
             if refusal is not None or not count:
                 return refusal or standing_of(budgets, rooms, wall)
-            held = self._at_once.begin(plan.at_once) if plan.at_once else None
-            if held is None and plan.at_once:
+            held = None if plan.at_once is None else self._at_once.begin(plan.at_once)
+            if held is None and plan.at_once is not None:
                 return standing_of(budgets, rooms, wall).denied("too_many_at_once", BUSY_RETRY_S)
             decision = self._count(budgets, rooms, cost, now, wall)
         account.used += cost
@@ -398,7 +423,8 @@ class LocalLimiter:
         tell(budgets)
         is_plain = len(budgets) == 1 and not at_once and quota.remaining is None
         only = budgets[0] if is_plain else None
-        return Plan(organization_id, tuple(budgets), at_once or _NO_NAMES, only)
+        claim = self._at_once.claim(at_once) if at_once else None
+        return Plan(organization_id, tuple(budgets), claim, only)
 
     def _key_budget(self, key_id: str, quota: Quota, now: float) -> Budget | None:
         limit = effective_limit(self._rules.source, quota, self._rules.limit)

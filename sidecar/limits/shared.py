@@ -44,8 +44,8 @@ class SharedLimiter(LocalLimiter):
 
     Each answer is put down in this host's own table: there a client that is refused for another
     reason finds its standing, and from there the host counts on by itself while the backend fails,
-    unless it is to deny. What a key has left in all, and what is in progress, each process counts
-    for itself.
+    unless it is to deny. What a key has left in all each process counts for itself, and what is in
+    progress each host.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class SharedLimiter(LocalLimiter):
         await self._backend.stop()
 
     def samples(self) -> Iterator[Sample]:
-        """Tell how things stand with the backend."""
-        return self._backend.samples()
+        """Tell how things stand here, and with the backend."""
+        yield from super().samples()
+        yield from self._backend.samples()
 
     def admit(
         self,
@@ -256,7 +257,7 @@ class SharedLimiter(LocalLimiter):
             if allowance.left < asked.cost:
                 retry_s = allowance.retry_after_s(account.quota, wall)
                 return self._standing(plan, now).denied("quota_exhausted", retry_s)
-        if plan.at_once:
+        if plan.at_once is not None:
             asked.held = self._at_once.begin(plan.at_once)
             if asked.held is None:
                 return self._standing(plan, now).denied("too_many_at_once", BUSY_RETRY_S)

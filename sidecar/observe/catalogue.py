@@ -121,7 +121,8 @@ FAILURES_THROTTLED = Metric(
 FAILURE_NETWORKS = Metric(
     "sidecar_credential_failure_networks",
     "gauge",
-    "Networks whose bad credentials are being counted.",
+    "Networks whose bad credentials are being counted; with workers, about.",
+    merge="max",
 )
 
 RENEWALS = Metric(
@@ -198,6 +199,48 @@ LIMIT_GIVEN_BACK = Metric(
     "sidecar_limit_given_back_total",
     "counter",
     "Requests that were counted against a limit and given back, since no upstream received them.",
+)
+LIMIT_ENTRIES = Metric(
+    "sidecar_limit_entries",
+    "gauge",
+    "Limits of which something is used, about: a sample of the host's table is counted.",
+    merge="max",
+)
+LIMIT_ENTRIES_LIMIT = Metric(
+    "sidecar_limit_entries_limit",
+    "gauge",
+    "Limits that the host's table is meant for: limits.entries.",
+    merge="max",
+)
+LIMIT_EVICTIONS = Metric(
+    "sidecar_limit_evictions_total",
+    "counter",
+    "Limits of which something was used, and which made room for others and began anew.",
+)
+LIMIT_FILES_SET_ASIDE = Metric(
+    "sidecar_limit_files_set_aside_total",
+    "counter",
+    "Broken files that were found where counts are kept, and set aside.",
+)
+LIMIT_LOCKS_GIVEN_UP = Metric(
+    "sidecar_limit_locks_given_up_total",
+    "counter",
+    "Requests that were counted without a lock, which somebody held who had been stopped.",
+)
+LIMIT_AT_ONCE = Metric(
+    "sidecar_limit_at_once_requests",
+    "gauge",
+    "Requests in progress that limits.at_once counts.",
+)
+LIMIT_AT_ONCE_RECOVERED = Metric(
+    "sidecar_limit_at_once_recovered_total",
+    "counter",
+    "Places of limits.at_once that were given back for workers that had been killed.",
+)
+LIMIT_AT_ONCE_CROWDED_OUT = Metric(
+    "sidecar_limit_at_once_crowded_out_total",
+    "counter",
+    "Places of limits.at_once that a worker counted by itself, those of all being full.",
 )
 LIMIT_BACKEND_UP = Metric(
     "sidecar_limit_backend_up",

@@ -608,18 +608,19 @@ class Exchange:
         connection, self._connection = self._connection, None
         if self._transfer is not None:
             self._stop_transfer(self._transfer)  # an upload that the upstream did not wait for
+        plane, route, sent = self._plane, self._route, self._upstream_started
+        decision = self._decision
+        if decision is not None and decision.held is not None:
+            # Before the client can know: its next request may be another worker's.
+            plane.limiter.end(decision)
         client = self._client
         client.write(raw)
-        plane, route, sent = self._plane, self._route, self._upstream_started
         assert route is not None  # noqa: S101 - by which it was forwarded
         now = plane.clock.monotonic()
         if connection is not None and self._cluster is not None:
             self._cluster.give_back(connection, now)
         self._state = _DONE
         plane.requests -= 1
-        decision = self._decision
-        if decision is not None and decision.held is not None:
-            plane.limiter.end(decision)
         route.meter.on_answered(
             self._status,
             sent - self._started,
@@ -795,8 +796,6 @@ class Exchange:
             self._pending = None
         self._uncount()
         plane = self._plane
-        if self._decision is not None:
-            plane.limiter.end(self._decision)
         now = plane.clock.monotonic()
         sent = self._upstream_started
         meter = plane.unrouted if self._route is None else self._route.meter
@@ -857,9 +856,12 @@ class Exchange:
         transfer.stop()
 
     def _uncount(self) -> None:
-        """Give back what the request was counted for, if the upstream never received it."""
+        """Give back its place, and what it was counted for if the upstream never received it."""
         plane, decision = self._plane, self._decision
-        if not self._upstream_started and decision is not None and decision.allowed:
+        if decision is None:
+            return
+        plane.limiter.end(decision)
+        if not self._upstream_started and decision.allowed:
             plane.given_back += plane.limiter.give_back(decision)
 
     def _drop_connection(self) -> None:

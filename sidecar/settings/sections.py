@@ -240,7 +240,7 @@ class OrganizationLimit(Section):
 
 
 class AtOnceLimits(Section):
-    """How many requests with an API key may be in progress; beyond: 429.
+    """How many requests with an API key may be in progress over all workers; beyond: 429.
 
     Event streams and WebSockets are in progress for as long as they last.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sidecar.observe.catalogue import METRICS, WORKER_RESTARTS, WORKERS
+from sidecar.observe.catalogue import LIMIT_AT_ONCE_RECOVERED, METRICS, WORKER_RESTARTS, WORKERS
 from sidecar.observe.metrics import merged
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def samples_of(workers: Workers) -> Iterator[Sample]:
     """Tell how the workers fare."""
     yield WORKERS(sum(worker.runs for worker in workers.running.values()))
     yield WORKER_RESTARTS(workers.restarts)
+    yield LIMIT_AT_ONCE_RECOVERED(workers.recovered)
 
 
 def _grown(*snapshots: Mapping[str, list[tuple[Sequence[str], Sequence[float]]]]) -> Snapshot:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sidecar.limits.commons import Commons
     from sidecar.settings import Settings
 
 
@@ -20,5 +21,5 @@ class Order:
     """Descriptors of sockets bound to where clients connect."""
     channel: int
     """Descriptor of the socket to the parent."""
-    counts: int | None
-    """Descriptor of memory for what limits count, which all workers share."""
+    commons: Commons | None
+    """Memory for what limits count, which all workers share."""

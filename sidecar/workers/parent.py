@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from sidecar.app import StartError, cannot_listen
-from sidecar.limits.table_file import IS_AVAILABLE
+from sidecar.limits.commons import Commons
+from sidecar.limits.tally import Tally
 from sidecar.proxy.listener import bind
 from sidecar.workers.process import WorkerProcess
 
@@ -61,8 +61,11 @@ class Workers:
         """Where clients connect, once started."""
         self._sockets: dict[int, list[socket.socket]] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        # Where there is no file for them: a key's limit is the same whoever answers it.
-        self._counts = os.memfd_create("sidecar.limits") if IS_AVAILABLE else None
+        # A limit is the same, whoever answers.
+        self._commons: Commons | None = None
+        self._tally: Tally | None = None
+        self.recovered = 0
+        """How many places were given back that workers held as they were killed."""
 
     async def start(self) -> None:
         """Bind the port and start the workers; return when all of them serve. Raises StartError.
@@ -70,6 +73,7 @@ class Workers:
         The first goes ahead: what keeps it from serving would keep all of them.
         """
         listen = self._settings.listen
+        self._make_commons()
         try:
             # Not shared: another program's port, or another sidecar's, is to be told of.
             probe = await bind(listen.host, listen.port)
@@ -111,8 +115,10 @@ class Workers:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        if self._counts is not None:
-            os.close(self._counts)
+        if self._tally is not None:
+            self._tally.close()
+        if self._commons is not None:
+            self._commons.close()
 
     def stop_waiting(self) -> None:
         """Cut off what is still in flight: the operator asked a second time."""
@@ -141,13 +147,33 @@ class Workers:
 
     async def _run(self, number: int) -> None:
         worker = self.running[number] = await WorkerProcess.start(
-            *(number, self._settings, self._sockets[number], self._counts),
+            *(number, self._settings, self._sockets[number], self._commons),
             write_line=self._write_line,
             write_error=self._write_error,
         )
         _LOG.info("worker %d: process %d serves", number, worker.pid)
         if self.draining:
             worker.drain()
+
+    def _make_commons(self) -> None:
+        limits = self._settings.limits
+        is_limited = limits.at_once.key is not None or limits.at_once.organization is not None
+        requests = self._settings.listen.max_requests if is_limited else 0
+        try:
+            self._commons = Commons.make(self._count, requests=requests, names=limits.entries)
+            if self._commons is not None and self._commons.in_progress is not None:
+                self._tally = Tally(self._commons.in_progress)
+        except OSError as error:
+            _LOG.error("limits: each worker counts by itself: %s", error)
+            if self._commons is not None:
+                self._commons.close()
+                self._commons = None
+
+    def _give_back(self, number: int) -> None:
+        """Have requests that ended with worker *number* be in progress no more."""
+        if self._tally is not None and (recovered := self._tally.clear(number - 1)):
+            self.recovered += recovered
+            _LOG.info("limits.at_once: %d places of worker %d are given back", recovered, number)
 
     async def _keep(self, number: int) -> None:
         """Have worker *number* run, again and again, until it is time to drain."""
@@ -160,6 +186,7 @@ class Workers:
             if self.draining:
                 return
             del self.running[number]
+            self._give_back(number)
             if loop.time() - since >= _SETTLED_S:
                 pause_s = _FIRST_PAUSE_S
             why = f"process {worker.pid} {worker.end()}"

@@ -20,6 +20,7 @@ from sidecar.workers.relay import relay
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.limits.commons import Commons
     from sidecar.settings import Settings
     from sidecar.workers.channel import Message
 
@@ -44,21 +45,21 @@ class WorkerProcess:
         number: int,
         settings: Settings,
         sockets: Sequence[socket.socket],
-        counts: int | None,
+        commons: Commons | None,
         *,
         write_line: Callable[[bytes], None],
         write_error: Callable[[bytes], None],
     ) -> WorkerProcess:
         """Start worker *number*, whose output goes by lines to where they are written.
 
-        *counts* is the descriptor of memory that it shares with the others. Returns once it
-        serves. Raises StartError.
+        *commons* is memory that it shares with the others. Returns once it serves. Raises
+        StartError.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             bound = tuple(each.fileno() for each in sockets)
-            order = Order(number, settings, bound, theirs.fileno(), counts)
-            shared = () if counts is None else (counts,)
+            order = Order(number, settings, bound, theirs.fileno(), commons)
+            shared = () if commons is None else commons.descriptors
             try:
                 process = await _spawn((*bound, order.channel, *shared))
             except OSError as error:

@@ -10,7 +10,6 @@ import pickle
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -40,8 +39,9 @@ async def _work(order: Order) -> None:
     channel = await Channel.over(socket.socket(fileno=order.channel))
     sockets = [socket.socket(fileno=descriptor) for descriptor in order.sockets]
     try:
-        counts = None if order.counts is None else Path(f"/proc/self/fd/{order.counts}")
-        sidecar = Sidecar(order.settings, sockets=sockets, counts=counts)
+        sidecar = Sidecar(
+            order.settings, sockets=sockets, commons=order.commons, number=order.number - 1
+        )
         await sidecar.start()
     except StartError as error:
         channel.send({"failed": str(error), "is_mistake": error.is_mistake})

@@ -98,6 +98,25 @@ def test_as_many_budgets_as_were_asked_for_have_room_at_once() -> None:
     table.close()
 
 
+def test_a_small_table_tells_how_many_are_in_use(small: Table) -> None:
+    assert (small.estimate(NOW), small.room) == (0, 131)
+    for number in range(20):
+        budget(small, f"key {number}").spend(NOW + number, 1)
+    assert small.estimate(NOW + 19) == 20
+    assert small.estimate(NOW + 65) == 15, "five of them have ended"
+    assert small.estimate(NOW + 100) == 0
+
+
+@pytest.mark.parametrize("used", [1000, 15_000, 30_000])
+def test_a_large_one_tells_about_how_many(used: int) -> None:
+    table = Table(mmap.mmap(-1, size_of(pages_for(30_000))), bytes(16))
+    for number in range(used):
+        budget(table, f"key {number}").spend(NOW, 1)
+    assert table.estimate(NOW) == pytest.approx(used, abs=600)
+    assert 30_000 <= table.room < 30_100
+    table.close()
+
+
 def test_where_there_is_no_room_the_one_used_longest_ago_goes(small: Table) -> None:
     names = [f"key {number}" for number in range(2 * SLOTS)]
     for second, name in enumerate(names):

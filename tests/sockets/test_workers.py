@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.app import Sidecar
+from sidecar.limits.commons import Commons
+from sidecar.proxy.listener import bind
 from sidecar.settings import parse
 from sidecar.workers import parent
 from sidecar.workers.parent import Workers
@@ -25,6 +28,7 @@ from tests.harness import (
     ScriptedUpstream,
     ask,
     configuration,
+    connect,
     request,
     until,
 )
@@ -318,3 +322,61 @@ async def test_a_worker_that_does_not_end_is_killed(
         assert "worker 2 did not end; killing it" in caplog.text
         assert "worker 1 did not end" not in caplog.text
         assert not workers.running
+
+
+async def test_bad_credentials_of_an_address_are_counted_by_all_workers(
+    world: World, tmp_path: Path
+) -> None:
+    """Who counts one is told how many there were: each further worker may let one more pass."""
+    limits = "[limits.failures]\nrequests = 10\n"
+    async with serving(world, tmp_path, extra=limits) as (process, _):
+        statuses: list[int] = []
+        for client in await on_every_worker(process):
+            for letter in b"abcdefghijklmno":
+                key = b"x-api-key: %b" % (bytes([letter]) * 64)
+                statuses.append((await client.ask(request(b"GET /v1/chat", key))).status)
+        assert statuses == [401] * 10 + [429] * 5 + [401] + [429] * 14
+        assert await process.stop() == 0
+
+
+async def test_without_memory_to_share_each_worker_counts_by_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(parent, "Tally", fail)
+    async with RecordingUpstream() as upstream:
+        text = settings(world, upstream, extra="[limits.at_once]\nkey = 1\n")
+        workers = Workers(
+            parse(text, source="test.toml", environ={}), WORKERS, lambda _: None, lambda _: None
+        )
+        await workers.start()
+        assert "limits: each worker counts by itself: no /proc" in caplog.text
+        get = request(b"GET /v1/chat", world.key_line)
+        client = await connect(workers.address[1])
+        assert (await client.ask(get)).status == 200
+        client.close()
+        workers.running[1].kill()
+        await until(lambda: workers.restarts == 1)
+        await workers.stop()
+
+
+async def test_memory_that_cannot_be_used_keeps_no_worker_from_serving(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    no_file, other_end = os.pipe()
+    async with RecordingUpstream() as upstream:
+        text = settings(world, upstream, extra='[limits]\nfile = ":memory:"\n')
+        sidecar = Sidecar(
+            parse(text, source="test.toml", environ={}),
+            sockets=await bind("127.0.0.1", 0, is_shared=True),
+            commons=Commons(no_file, no_file, None),
+        )
+        await sidecar.start()
+        for what in ("limits", "limits.failures"):
+            assert f"{what}: each worker counts by itself: " in caplog.text
+        assert (await ask(sidecar.address[1], "/public")).status == 200
+        await sidecar.stop()
+    os.close(no_file)
+    os.close(other_end)
