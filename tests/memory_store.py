@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sidecar.store.base import Account, KeyRecord, Look, Renewal, SessionRecord, Use
+    from sidecar.store.batches import Batch, Changed
 
 T = TypeVar("T")
 K = TypeVar("K", "KeyRecord", "SessionRecord")
@@ -131,6 +132,12 @@ class MemoryStore:
         self, seen: Sequence[SessionRecord]
     ) -> Sequence[SessionRecord | None]:
         return await self._again(seen, list(self._sessions.values()))
+
+    async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
+        return await batch.reread(self.reread_keys)
+
+    async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
+        return await batch.reread(self.reread_sessions)
 
     async def watch(self, on_look: Callable[[Look], None]) -> None:
         self.on_look = on_look

@@ -165,7 +165,7 @@ def test_check_shows_the_store_and_what_each_route_demands(config: Path, databas
         f"config  {config}\n"
         f"store   sqlite:///{database}: Better Auth 1.5 to 1.7 (keys belong to their referenceId);"
         " camelCase columns; no dates yet; with bans\n"
-        "changes looked for every 0.4 s, since change notification is not installed: run"
+        "changes looked for every 0.1 s, since change notification is not installed: run"
         " `sidecar migrate`\n"
         "\n"
         "UPSTREAM  URLS                   CONNECTIONS  TLS  HEALTH\n"
@@ -364,7 +364,7 @@ def test_migrate_renews_what_is_not_whole(config: Path, database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("DROP TRIGGER sidecar_user_delete")
     assert invoke("check", "--config", config).stdout.splitlines()[2] == (
-        "changes looked for every 0.4 s, since change notification is not as these tables need it:"
+        "changes looked for every 0.1 s, since change notification is not as these tables need it:"
         " run `sidecar migrate`"
     )
     for arguments, verb in ((("--dry-run",), "would renew"), ((), "renewed")):
@@ -465,7 +465,7 @@ def test_check_tells_that_views_are_looked_at(tmp_path: Path) -> None:
     database = tmp_path / "store.db"
     a_view(database)
     result = invoke("check", "--config", write_config(tmp_path, database))
-    assert "changes looked for every 0.4 s, since apikey is no table but a view\n" in result.stdout
+    assert "changes looked for every 0.1 s, since apikey is no table but a view\n" in result.stdout
 
 
 @pytest.mark.parametrize(

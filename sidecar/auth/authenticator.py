@@ -128,10 +128,11 @@ class Authenticator:
             confirmations,
             self._background,
             clock,
-            keys=Records(keys, reread=store.reread_keys),
+            keys=Records(keys, reread=store.reread_keys, recheck=store.recheck_keys),
             sessions=Records(
                 sessions,
                 reread=store.reread_sessions if cookie_cache is None else self._sessions.reread,
+                recheck=store.recheck_sessions if cookie_cache is None else None,
             ),
             roles=Records(roles, ask_again=memberships.ask_again),
             fresh_s=fresh_s,
@@ -145,6 +146,7 @@ class Authenticator:
         """
         last = presented.admission
         if last is not None and last.demand is demand and now < last.entry.settled_until:
+            last.entry.used_at = now
             return last.identity
         if presented.api_keys and "api_key" in demand.admits:
             return self._api_keys.lookup(demand, presented, now)

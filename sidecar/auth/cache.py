@@ -5,7 +5,7 @@ asked for it; or later, when the store was last seen not to have changed since.
 
     0 .. fresh/2       served from memory
     fresh/2 .. fresh   served from memory; the first use has it read again, off its path. While
-                       looks at the store come, only in the last quarter
+                       looks at the store come, only in the last twentieth
     fresh .. stale     a use waits for the store's answer, at most for as long as it takes to
                        learn that the store is failing; while it is failing, served from memory
     stale ..           a use waits; nothing is served while the store is failing
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 from cachetools import TTLCache
 
+from sidecar.auth.groups import Group, joined
 from sidecar.auth.index import Index
 from sidecar.auth.queries import Load, Queries
 from sidecar.store.base import StoreUnavailable
@@ -38,11 +39,16 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.errors import Refusal
     from sidecar.identity import Demand, Identity
+    from sidecar.store.batches import Changed
 
 R = TypeVar("R")
 
 _MARGIN_S = 1e-3
 """How long before its end a credential is looked at again: two clocks do not agree to the last."""
+
+_WATCHED = 0.95
+"""Part of `fresh` at which what is used is asked for by itself while looks come: until then it has
+been read again with all that is in use, unless that takes too long."""
 
 
 class _Unknown(Enum):
@@ -60,13 +66,14 @@ class Entry(Generic[R]):
         "admitted",
         "ask_after",
         "ends_at",
+        "grouped",
         "name",
-        "noted",
         "read_at",
         "record",
         "seats",
         "settled_until",
         "touched",
+        "used_at",
     )
 
     def __init__(self, name: Hashable, record: R, read_at: float, ends_at: float) -> None:
@@ -83,8 +90,10 @@ class Entry(Generic[R]):
         is young, nothing has taken its place, and the credential has not expired."""
         self.touched = 0
         """By which of the looks that named something it was named, where it was not read since."""
-        self.noted = 0
-        """In which period it was last noted to be in use."""
+        self.used_at = -inf
+        """Monotonic seconds at which it was last used."""
+        self.grouped = False
+        """Whether it is among those that are read again together."""
         # There are mostly one or two of each: a mapping would take three times as much.
         self.seats: tuple[Seat, ...] = ()
         """Places that were taken by it, one for an organization."""
@@ -106,8 +115,8 @@ class RecordCache(Generic[R]):
     """Records of one kind by name. A name is no secret, nor is a record.
 
     Memory: at most `entries` records with their ids, as many names of which the store has none, and
-    twice as many references to what was in use. Unknown names have a cache of their own, so that
-    guesses push out no record.
+    four times as many references to what is in use. Unknown names have a cache of their own, so
+    that guesses push out no record.
     """
 
     def __init__(
@@ -129,7 +138,7 @@ class RecordCache(Generic[R]):
         self._room = entries
         self._fresh_s = fresh_s
         self._half_fresh_s = fresh_s / 2
-        self._watched_s = fresh_s * 3 / 4
+        self._watched_s = fresh_s * _WATCHED
         self._stale_s = stale_s
         # The least recently used is the first.
         self._entries: OrderedDict[Hashable, Entry[R]] = OrderedDict()
@@ -138,10 +147,14 @@ class RecordCache(Generic[R]):
             entries, negative_s, timer=clock.monotonic
         )
         self._loads: dict[Hashable, Load[R]] = {}
-        self._period = 1
-        self._period_ends_at = -inf
-        self._in_use: list[Entry[R]] = []
-        self._was_in_use: list[Entry[R]] = []
+        self._ungrouped: list[Entry[R]] = []
+        """What came into use since the groups were made."""
+        self._groups: list[Group[R]] = []
+        """What is in use and read again together, the largest group first."""
+        self._unread: list[Entry[R]] = []
+        """What came into a group and was not read again yet."""
+        self._asked_until = -inf
+        """Until then no group's entries are asked for one by one."""
         self.on_change: Callable[[], None] = _do_nothing
         """Called when a record that was there has changed or gone."""
         self.on_doubt: Callable[[Entry[R]], None] = _do_nothing
@@ -166,6 +179,7 @@ class RecordCache(Generic[R]):
         entry = self._entries.get(name)
         if entry is None or (now >= entry.settled_until and not self._settle(entry, now)):
             return None
+        entry.used_at = now
         self._entries.move_to_end(name)
         return entry
 
@@ -191,13 +205,13 @@ class RecordCache(Generic[R]):
         entry = self._entries.get(name)
         if entry is None:
             return UNKNOWN if name in self._unknown else self._load(name, question, address)
+        self._note(entry, now)
         if entry.touched:
             return self._load(name, question)
         age = now - self._confirmations.since(entry.read_at)
         if age < self._fresh_s or (age < self._stale_s and self._queries.is_failing(now)):
             self.stale_served += age >= self._fresh_s
-            self._note(entry, now)
-            if age >= self._ahead_s(now) and now >= entry.ask_after:
+            if age >= self._ahead_s(now) and now >= max(entry.ask_after, self._asked_until):
                 self._load(name, question)
             return entry
         return self._load(name, question)
@@ -236,20 +250,45 @@ class RecordCache(Generic[R]):
 
     # For who keeps the records fresh
 
-    def in_use(self, now: float) -> list[Entry[R]]:
+    def groups(self, now: float) -> list[Group[R]]:
         """Return what was used of late: whatever is used more than once in `fresh` is among it.
 
-        It is about to be read again in batches, and so is not asked for one by one meanwhile.
+        It is about to be read again, and so is not asked for one by one meanwhile.
         """
-        noted: dict[Entry[R], None] = {}
-        if now < self._period_ends_at:
-            noted.update(dict.fromkeys(self._was_in_use))
-        if now < self._period_ends_at + self._fresh_s:
-            noted.update(dict.fromkeys(self._in_use))
-        in_use = [entry for entry in noted if self._entries.get(entry.name) is entry]
-        for entry in in_use:
-            entry.ask_after = now + self._half_fresh_s
-        return in_use
+        self._regroup(now)
+        self._asked_until = now + self._half_fresh_s
+        return list(self._groups)
+
+    def unread(self) -> list[Entry[R]]:
+        """Return what was not read again yet since it came into a group, once."""
+        unread, self._unread = self._unread, []
+        return unread
+
+    def take_all(self, group: Group[R], changed: Changed[R], read_at: float, touches: int) -> bool:
+        """Take what the store said of a *group*; return whether anything has changed.
+
+        It was asked at *read_at*, when there had been so many *touches*.
+        """
+        is_change = False
+        for number, record in changed:
+            entry = group.entries[number]
+            is_change |= self.take(entry, record, read_at, touches)
+            now = self._entries.get(entry.name)
+            if now is not None and now is not entry and not now.grouped:
+                now.grouped, now.used_at = True, entry.used_at
+                group.entries[number] = now
+        group.read_at = read_at
+        for entry in group.entries:
+            if not entry.touched:
+                entry.read_at = read_at
+        self._settle_all(group)
+        return is_change
+
+    def settle(self, now: float) -> None:
+        """Have what is in use served without a second look for as long as looks have brought."""
+        self._regroup(now)
+        for group in self._groups:
+            self._settle_all(group)
 
     def touch(self, ids: Iterable[str], users: Iterable[str], touches: int) -> list[Entry[R]]:
         """Serve no record of these *ids* or *users* before it was read again; return them."""
@@ -286,6 +325,25 @@ class RecordCache(Generic[R]):
 
     # Within
 
+    def _regroup(self, now: float) -> None:
+        used_since = now - 2 * self._fresh_s
+        groups = [
+            group if kept is group.entries else Group(kept)
+            for group in (*self._groups, Group(self._ungrouped))
+            if (kept := group.kept(used_since))
+        ]
+        self._unread = [each for each in (*self._unread, *self._ungrouped) if each.grouped]
+        self._ungrouped = []
+        self._groups = joined(groups)
+
+    def _settle_all(self, group: Group[R]) -> None:
+        """Have each of a group served without a second look, unless it ends before."""
+        until = self._confirmations.since(group.read_at) + self._watched_s
+        ends_after = self._clock.time() + self._fresh_s
+        for entry in group.entries:
+            if not entry.touched and entry.ends_at > ends_after:
+                entry.settled_until = until
+
     def _settle(self, entry: Entry[R], now: float) -> bool:
         """Have *entry* served without a second look for a while; return whether it may be."""
         until = self._confirmations.since(entry.read_at) + self._ahead_s(now)
@@ -302,16 +360,11 @@ class RecordCache(Generic[R]):
         return self._watched_s if is_watched else self._half_fresh_s
 
     def _note(self, entry: Entry[R], now: float) -> None:
-        """Note that *entry* is in use. A period is as long as `fresh`."""
-        if now >= self._period_ends_at:
-            is_next = now < self._period_ends_at + self._fresh_s
-            self._was_in_use = self._in_use if is_next else []
-            self._in_use = []
-            self._period += 1
-            self._period_ends_at = now + self._fresh_s
-        if entry.noted != self._period and len(self._in_use) < self._room:
-            entry.noted = self._period
-            self._in_use.append(entry)
+        """Note that *entry* is in use."""
+        entry.used_at = now
+        if not entry.grouped and len(self._ungrouped) < self._room:
+            entry.grouped = True
+            self._ungrouped.append(entry)
 
     def _stand_in(self, name: Hashable) -> Entry[R]:
         entry = self._entries.get(name)
@@ -386,8 +439,9 @@ class RecordCache(Generic[R]):
 
     def _remove(self, entry: Entry[R]) -> None:
         del self._entries[entry.name]
-        # Whoever still holds it is to look again.
-        entry.settled_until = -inf
+        # Whoever still holds it is to look again, and it is not to be settled any more.
+        entry.settled_until = entry.ends_at = -inf
+        entry.used_at = -inf
         record_id, user_id = self._kind.ids(entry.name, entry.record)
         if record_id is not None:
             self._by_id.discard(record_id, entry.name)

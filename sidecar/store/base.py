@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sidecar.identity import Quota
+    from sidecar.store.batches import Batch, Changed
 
 MEMBERSHIPS_READ = 32
 """Memberships that come along with a user; a user with more is `complete = False`."""
@@ -261,6 +262,18 @@ class Store(Protocol):
         self, seen: Sequence[SessionRecord]
     ) -> Sequence[SessionRecord | None]:
         """Return each of these records as it is now, as `reread_keys` does."""
+        ...
+
+    async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
+        """Return what has changed in *batch*, by the rules of `reread_keys`, and take it up there.
+
+        It costs least where the same batch is asked about time and again. Of any size; each of its
+        records this store gave out.
+        """
+        ...
+
+    async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
+        """Return what has changed in *batch*, as `recheck_keys` does."""
         ...
 
     async def watch(self, on_look: Callable[[Look], None]) -> None:

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 KEY, SESSION, USER, EVERYTHING = "key", "session", "user", "everything"
 """The kinds of what is told; `everything` has no id."""
 
-UNNOTIFIED: Final = 0.4
-"""Part of `store.cache.fresh` between two looks that only tell whether anything was committed.
-
-What is remembered is asked for again from half of fresh on: a look comes before that.
-"""
+UNNOTIFIED: Final = 0.1
+"""Part of `store.cache.fresh` between two looks that only tell whether anything was committed."""
 
 PENDING: Final = 10_000
 """Ids that are held until they are passed on; with more, everything changed."""

@@ -34,7 +34,7 @@ from sidecar.store.connections import (
 from sidecar.store.dialects import PostgresDialect, can_hold
 from sidecar.store.migration import RightsMissing
 from sidecar.store.postgres_migration import LOCK_S, carry_out, plan
-from sidecar.store.postgres_rereads import compose_rereads, reread
+from sidecar.store.postgres_rereads import compose_rereads, recheck, reread
 from sidecar.store.postgres_watch import PostgresWatcher, see
 from sidecar.store.rows import Findings, R, RowStore, Secret
 from sidecar.store.statements import Statements, compose, compose_updates, update_of
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from sidecar.settings.store_urls import PostgresURL
+    from sidecar.store.batches import Batch, Changed
     from sidecar.store.connections import Row
     from sidecar.store.layout import Layout
     from sidecar.store.migration import Migration
@@ -181,6 +182,9 @@ class PostgresStore(RowStore[_Database]):
 
     async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
         return await reread(self.ask, kind, seen, decode)
+
+    async def _recheck(self, kind: Kind, batch: Batch[R], decode: Decode[R]) -> Changed[R]:
+        return await recheck(self.ask, kind, batch, decode)
 
     async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, list[Row]]:
         database = await self._current()

@@ -8,6 +8,8 @@ import secrets
 from itertools import zip_longest
 from typing import TYPE_CHECKING, cast
 
+import orjson
+
 from sidecar.store.base import MEMBERSHIPS_READ
 from sidecar.store.handles import Handle, handle_of
 from sidecar.store.records import KEY_FIELDS, SESSION_FIELDS, USAGE_FIELDS
@@ -18,12 +20,16 @@ from sidecar.store.values import text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.store.batches import Batch
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.rows import Ask, Decode, Kind, Row
 
 _SEED = secrets.randbits(62)
 """Of the hashes: what they are of is partly chosen by others."""
+
+_PART = 500
+"""Records that are summed up in one number."""
 
 _HEAD = 8
 """Of a row: number, version, key or token, user id, banned, banExpires, organizations, roles."""
@@ -32,13 +38,19 @@ _HEAD = 8
 def compose_rereads(layout: Layout, stamp: str, dialect: Dialect) -> dict[str, str]:
     """Return the statements by name; each row that they give ends with the expression *stamp*.
 
-    Their parameters are the records' ids and versions, an array each.
+    Those that reread take the records' ids and versions, an array each; those that sum up take the
+    ids as a list in JSON, and give the sum of the versions.
     """
+    composer = _Composer(layout, dialect, stamp)
+    reread_sessions = sum_of_sessions = ""
+    if layout.has_sessions:
+        reread_sessions, sum_of_sessions = composer.sessions()
+    reread_keys, sum_of_keys = composer.keys()
     return {
-        "reread_keys": _Composer(layout, dialect, stamp).keys(),
-        "reread_sessions": _Composer(layout, dialect, stamp).sessions()
-        if layout.has_sessions
-        else "",
+        "reread_keys": reread_keys,
+        "reread_sessions": reread_sessions,
+        "sum_of_keys": sum_of_keys,
+        "sum_of_sessions": sum_of_sessions,
     }
 
 
@@ -50,7 +62,7 @@ class _Composer:
         self._dialect = dialect
         self._stamp = stamp
 
-    def keys(self) -> str:
+    def keys(self) -> tuple[str, str]:
         owning, join = "NULL", ""
         if self._layout.owner_may_be_organization:
             owning = self._read("organization", "o", "id")
@@ -61,14 +73,14 @@ class _Composer:
         one = self._one("apikey", "key", self._layout.key_owner, KEY_FIELDS)
         return self._reread("apikey", one, own, own[:-USAGE_FIELDS], join)
 
-    def sessions(self) -> str:
+    def sessions(self) -> tuple[str, str]:
         own = _numbers(SESSION_FIELDS)
         one = self._one("session", "token", "userId", SESSION_FIELDS)
         return self._reread("session", one, own, own, "")
 
     def _reread(
         self, table: str, one: str, own: Sequence[str], compared: Sequence[str], join: str
-    ) -> str:
+    ) -> tuple[str, str]:
         layout = self._layout
         owner = layout.key_owner if table == "apikey" else "userId"
         is_owner = self._same("user", "u", "id", "x.owner", layout.type_of(table, owner))
@@ -78,17 +90,24 @@ class _Composer:
         ]
         account = (self._read("user", "u", "id"), *bans, "h.organizations", "h.roles")
         all_compared = ("x.credential", "x.owner", *account, *compared)
-        return sql(
-            *("SELECT s.n, v.version, x.credential,", ", ".join((*account, *own, self._stamp))),
-            "FROM unnest(CAST($1 AS text[]), CAST($2 AS bigint[]))",
-            "WITH ORDINALITY AS s(name, version, n)",
+        joined = sql(
             *("LEFT JOIN LATERAL (", one, ") AS x ON true"),
             *("LEFT JOIN", layout.table("user"), "AS u ON", is_owner, join),
             *("LEFT JOIN LATERAL (", self._held(), ") AS h ON true"),
             *("CROSS JOIN LATERAL (SELECT hashtextextended(CAST(ROW(", ", ".join(all_compared)),
             *(') AS text) COLLATE "C",', str(_SEED), ") AS version) AS v"),
+        )
+        reread = sql(
+            *("SELECT s.n, v.version, x.credential,", ", ".join((*account, *own, self._stamp))),
+            "FROM unnest(CAST($1 AS text[]), CAST($2 AS bigint[]))",
+            *("WITH ORDINALITY AS s(name, version, n)", joined),
             "WHERE v.version IS DISTINCT FROM s.version",
         )
+        summed = sql(
+            *("SELECT CAST(sum(v.version) AS text),", self._stamp),
+            *("FROM json_array_elements_text(CAST($1 AS json)) AS s(name)", joined),
+        )
+        return reread, summed
 
     def _one(self, table: str, credential: str, owner: str, fields: Sequence[str]) -> str:
         """Return the statement that gives the row of one id."""
@@ -153,6 +172,59 @@ async def reread(ask: Ask, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> 
             now[at] = fresh
         successor.version = cast("int", row[1])
     return now
+
+
+async def recheck(
+    ask: Ask, kind: Kind, batch: Batch[R], decode: Decode[R]
+) -> list[tuple[int, R | None]]:
+    """Return what has changed in *batch*: each part of it is first asked about as a whole.
+
+    Raises what *ask* raises.
+    """
+    parts = batch.mark
+    if not isinstance(parts, list):
+        parts = batch.mark = [
+            _Part(range(first, min(first + _PART, len(batch.records))), batch.records)
+            for first in range(0, len(batch.records), _PART)
+        ]
+    changed: list[tuple[int, R | None]] = []
+    for part in parts:
+        if not part.has_any:
+            continue
+        _, rows = await ask(f"sum_of_{kind}s", Secret((part.ids,)))
+        if str(rows[0][0]) == part.expected:
+            continue
+
+        async def again(seen: Sequence[R]) -> list[R | None]:
+            return await reread(ask, kind, seen, decode)
+
+        found = await batch.reread(again, part.numbers)
+        part.note(batch.records)
+        changed += found
+    return changed
+
+
+class _Part:
+    """Some records of a batch, which the server sums up in one number.
+
+    What it sums up are the versions of the records, each of which was read with the record: so the
+    sum of those says what it is to be, and no change in between is missed.
+    """
+
+    __slots__ = ("expected", "has_any", "ids", "numbers")
+
+    def __init__(self, numbers: range, records: Sequence[R | None]) -> None:
+        self.numbers = numbers
+        self.note(records)
+
+    def note(self, records: Sequence[R | None]) -> None:
+        """Take what the batch's *records* are now."""
+        part = records[self.numbers.start : self.numbers.stop]
+        there = [record for record in part if record is not None]
+        self.has_any = bool(there)
+        self.ids = orjson.dumps([record.id for record in there]).decode()
+        versions = [handle_of(record).version for record in there]
+        self.expected = None if None in versions else str(sum(version or 0 for version in versions))
 
 
 def _as_rows(row: Row) -> list[Row]:

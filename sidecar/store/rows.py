@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from sidecar.store.base import Account, KeyRecord, Renewal, SessionRecord, Use, Written
+    from sidecar.store.batches import Batch, Changed
     from sidecar.store.dialects import Dialect
     from sidecar.store.layout import Layout
     from sidecar.store.records import Owner
@@ -322,6 +323,16 @@ class RowStore(ABC, Generic[D]):
         self, seen: Sequence[SessionRecord]
     ) -> Sequence[SessionRecord | None]:
         return await self._reread("session", seen, _session_record)
+
+    async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
+        return await self._recheck("key", batch, _key_record)
+
+    async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
+        return await self._recheck("session", batch, _session_record)
+
+    @abstractmethod
+    async def _recheck(self, kind: Kind, batch: Batch[R], decode: Decode[R]) -> Changed[R]:
+        """Return what has changed in *batch*, which has taken it up."""
 
     @abstractmethod
     async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:

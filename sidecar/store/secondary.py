@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sidecar.identity import CredentialKind
     from sidecar.store.base import Account, Look, Renewal, Use, Written
+    from sidecar.store.batches import Batch, Changed
     from sidecar.store.entries import KeyEntry, SessionEntry
     from sidecar.store.layout import Layout
     from sidecar.store.making import Rows
@@ -240,6 +241,12 @@ class SecondaryStore:
             return await self._reread(seen, _read_session, operator.eq, self.find_session)
 
         return await _each_by_its_own(seen, self._database.reread_sessions, entries)
+
+    async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
+        return await batch.reread(self.reread_keys)
+
+    async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
+        return await batch.reread(self.reread_sessions)
 
     async def _session(self, token: str, name: str, value: bytes) -> SessionRecord | None:
         entry = read_session(value, token)

@@ -28,6 +28,7 @@ from sidecar.store.rows import Findings, R, RowStore, Secret
 from sidecar.store.schema import create_tables
 from sidecar.store.sqlite_catalogue import STAMP, primary_code, tables_of, version_of
 from sidecar.store.sqlite_migration import carry_out, plan
+from sidecar.store.sqlite_rechecks import Rechecking
 from sidecar.store.sqlite_rereads import Rereading, compose_rereads
 from sidecar.store.sqlite_watch import SQLiteWatcher, notification_of
 from sidecar.store.statements import compose, compose_updates, update_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from pathlib import Path
 
+    from sidecar.store.batches import Batch, Changed
     from sidecar.store.migration import Migration
     from sidecar.store.notification import Notification
     from sidecar.store.readers import Row
@@ -151,6 +153,9 @@ class SQLiteStore(RowStore[_Database]):
 
     async def _reread(self, kind: Kind, seen: Sequence[R], decode: Decode[R]) -> list[R | None]:
         return await Rereading(self.ask, kind, decode).read(seen)
+
+    async def _recheck(self, kind: Kind, batch: Batch[R], decode: Decode[R]) -> Changed[R]:
+        return await Rechecking(self.ask, kind, decode).changed(batch)
 
     async def _consult(self, compose: Compose, parameters: Secret) -> tuple[Layout, list[Row]]:
         database = await self._current(create=False)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MEMBERS = (MEMBERSHIPS_READ + 1) * REREAD
 """Memberships that are read in one statement; what has more is read one by one."""
 
-_UNIT, _RECORD = b"\x1f", b"\x1e"
+_UNIT, RECORD = b"\x1f", b"\x1e"
 """Between the parts of a piece, and between pieces. A value that holds them, which none of Better
 Auth's does, makes pieces that are like none that came before: its record is read in full.
 """
@@ -67,6 +67,11 @@ class _Composer:
             "key_pieces": self._pieces("apikey", key, self._place("apikey")),
             "user_pieces": self._pieces("user", user, self._place("user")),
             "member_pieces": self._member_pieces(),
+            "key_parts": self._parts("apikey", key, self._place("apikey")),
+            "user_parts": self._parts("user", user, self._place("user")),
+            "member_parts": self._parts("member", self._member(), self._column("member", "userId")),
+            "organization_parts": self._parts("organization", organization, organization),
+            "user_id_parts": self._parts("user", user_id, user_id),
             "users_named": self._pieces("user", user_id, user_id),
             "organizations_named": self._pieces("organization", organization, organization),
             "keys_in_full": self._in_full("apikey", key, ("key", key_owner, *KEY_FIELDS)),
@@ -79,6 +84,7 @@ class _Composer:
         columns = ("token", "userId", *SESSION_FIELDS)
         piece = self._piece("session", *columns)
         return {
+            "session_parts": self._parts("session", piece, self._place("session")),
             "session_pieces": self._pieces("session", piece, self._place("session")),
             "sessions_in_full": self._in_full("session", piece, columns),
         }
@@ -116,6 +122,15 @@ class _Composer:
         return sql(
             *("SELECT CAST(group_concat(", piece, ", x'1e') AS blob),", self._stamp, "FROM"),
             *(self._layout.table(table), "AS t WHERE", among, _AMONG),
+        )
+
+    def _parts(self, table: str, piece: str, among: str) -> str:
+        """Return the statement for a list of lists; there is a row for each of these."""
+        return sql(
+            *("SELECT (SELECT CAST(group_concat(", piece, ", x'1e') AS blob)"),
+            *("FROM", self._layout.table(table), "AS t WHERE", among),
+            *("IN (SELECT j.value FROM json_each(p.value) AS j)),", self._stamp),
+            "FROM json_each(?) AS p",
         )
 
     def _member_pieces(self) -> str:
@@ -180,6 +195,64 @@ def _user_version(piece: Any, memberships: Sequence[Any]) -> int:
     return hash((piece, *sorted(memberships)))
 
 
+class OwnerPieces:
+    """What the tables hold of some owners, in pieces."""
+
+    def __init__(
+        self,
+        users: list[bytes],
+        members: list[bytes],
+        organizations: Sequence[bytes] = (),
+        users_named: Sequence[bytes] = (),
+    ) -> None:
+        """Take the users, their memberships, the organizations that exist, of those that are asked
+        for, and the users whose ids are those of organizations that own something.
+        """
+        self._users = users
+        self._parts = [piece.split(_UNIT, 2) for piece in members]
+        self._members = members
+        self.is_whole = all(len(each) == 3 for each in self._parts)
+        """Whether all of it can be read."""
+        self.organizations = organizations
+        self.users_named = users_named
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The ids of organizations that somebody is a member of."""
+        if not self.is_whole:
+            return frozenset()
+        return frozenset(_decoded(organization) for _, organization, _ in self._parts)
+
+    def versions(self, owning: set[str]) -> set[int]:
+        """Return the versions of users, and of the *owning* organizations."""
+        if not self.is_whole:
+            return set()
+        there = set(self.organizations)
+        pieces: dict[bytes, list[bytes]] = {}
+        for piece, (user, organization, _) in zip(self._members, self._parts, strict=True):
+            if organization in there:
+                pieces.setdefault(user, []).append(piece)
+        versions = {
+            _user_version(piece, pieces.get(piece.partition(_UNIT)[0], ())) for piece in self._users
+        }
+        # An id that is both a user's and an organization's is the user's.
+        own = owning.difference(map(_decoded, self.users_named))
+        versions.update(map(hash, own.intersection(map(_decoded, there))))
+        return versions
+
+
+def owner_of(record: R) -> str | None:
+    """Return the id of the organization that owns what was *record*ed, if one does."""
+    if handle_of(record).owner is not None:
+        return None
+    return getattr(record, "organization_id", None) or None
+
+
+def split(pieces: object) -> list[bytes]:
+    """Return what a table holds, row by row."""
+    return pieces.split(RECORD) if isinstance(pieces, bytes) else []
+
+
 class Rereading(Generic[R]):
     """Reads records of one kind again. Raises what *ask* raises."""
 
@@ -214,29 +287,12 @@ class Rereading(Generic[R]):
         users = await self._pieces("user_pieces", places)
         ids = [piece.partition(_UNIT)[0] for piece in users]
         members = await self._pieces("member_pieces", map(_decoded, ids))
-        parts = [piece.split(_UNIT, 2) for piece in members]
-        if any(len(each) != 3 for each in parts):
-            return rows, set()
-        owning = {
-            organization
-            for record, handle in zip(seen, handles, strict=True)
-            if handle.owner is None and (organization := getattr(record, "organization_id", None))
-        }
-        held = {organization for _, organization, _ in parts}
-        named = owning.union(map(_decoded, held))
-        organizations = set(await self._pieces("organizations_named", named))
-        pieces: dict[bytes, list[bytes]] = {}
-        for piece, (user, organization, _) in zip(members, parts, strict=True):
-            if organization in organizations:
-                pieces.setdefault(user, []).append(piece)
-        owners = {
-            _user_version(piece, pieces.get(user, ()))
-            for piece, user in zip(users, ids, strict=True)
-        }
-        # An id that is both a user's and an organization's is the user's.
-        owning.difference_update(map(_decoded, await self._pieces("users_named", owning)))
-        owners.update(map(hash, owning.intersection(map(_decoded, organizations))))
-        return rows, owners
+        owners = OwnerPieces(users, members)
+        owning = {owner for record in seen if (owner := owner_of(record)) is not None}
+        named = owning.union(owners.held)
+        owners.organizations = await self._pieces("organizations_named", named)
+        owners.users_named = await self._pieces("users_named", owning)
+        return rows, owners.versions(owning)
 
     async def _in_full(self, seen: Sequence[R]) -> list[R | None]:
         ids = [record.id for record in seen]
@@ -305,8 +361,7 @@ class Rereading(Generic[R]):
     async def _pieces(self, question: str, values: Iterable[object]) -> list[bytes]:
         """Return what a table holds of those that are at, or have, any of these *values*."""
         _, rows = await self._some(question, values)
-        pieces = rows[0][0] if rows else None
-        return pieces.split(_RECORD) if isinstance(pieces, bytes) else []
+        return split(rows[0][0]) if rows else []
 
     async def _some(
         self, question: str, values: Iterable[object]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.store.base import KeyRecord, SessionRecord
+    from sidecar.store.batches import Batch, Changed
 
 T = TypeVar("T")
 
@@ -49,6 +50,16 @@ class Watched(SQLiteStore):
         self, seen: Sequence[SessionRecord]
     ) -> Sequence[SessionRecord | None]:
         return self._counted(await super().reread_sessions(seen))
+
+    async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
+        changed = await super().recheck_keys(batch)
+        self._counted(batch.records)
+        return changed
+
+    async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
+        changed = await super().recheck_sessions(batch)
+        self._counted(batch.records)
+        return changed
 
     async def has_read(self, count: int) -> None:
         """Return once so many have been read again."""

@@ -300,7 +300,7 @@ async def test_a_slow_database_is_pointed_out(
 
 async def test_it_is_told_how_changes_are_noticed(world: World) -> None:
     settings = settings_for(world.path)
-    looked_for = "changes are looked for every 0.4 s, since change notification is not "
+    looked_for = "changes are looked for every 0.1 s, since change notification is not "
     assert await told(settings, "store.changes") == [
         ("ok", looked_for + "installed: run `sidecar migrate`")
     ]

@@ -490,7 +490,7 @@ class TestPostgres:
             url = replace(database.url, port=pooler.port)
             pooled = PostgresStore(url, timeout_s=10, fresh_s=FRESH_S)
             assert (await pooled.notification()).describe(1) == (
-                "looked for every 0.4 s, since change notification does not pass a connection"
+                "looked for every 0.1 s, since change notification does not pass a connection"
                 " pooler: give store.url the server itself"
             )
             async with watched(pooled) as watching:

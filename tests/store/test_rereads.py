@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pytest
 
 from sidecar.store.base import MEMBERSHIPS_READ, REREAD, StoreUnavailable
+from sidecar.store.batches import Batch
 from tests.database import FOREVER, BetterAuthDatabase
 from tests.store.test_contract import pytest_generate_tests  # noqa: F401
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from sidecar.store.base import KeyRecord, SessionRecord, Store
     from tests.database import MadeKey, MadeSession
@@ -39,14 +40,50 @@ async def found_session(store: Store, session: MadeSession) -> SessionRecord:
     return record
 
 
+R = TypeVar("R", "KeyRecord", "SessionRecord")
+Again = Literal["reread", "batch"]
+
+
+@pytest.fixture(params=["reread", "batch"])
+def again(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have records read again as each of a list, and as a batch that is asked about repeatedly."""
+    _batches.clear()
+    _how[0] = request.param
+    yield
+    _batches.clear()
+    _how[0] = "reread"
+
+
+pytestmark = pytest.mark.usefixtures("again")
+_how: list[Again] = ["reread"]
+_batches: dict[int, tuple[object, Batch[Any]]] = {}
+"""By the record that was first in it, which is kept."""
+
+
 async def key_again(store: Store, seen: KeyRecord) -> KeyRecord | None:
+    if _how[0] == "batch":
+        return await _in_its_batch(seen, store.recheck_keys)
     (now,) = await store.reread_keys([seen])
     return now
 
 
 async def session_again(store: Store, seen: SessionRecord) -> SessionRecord | None:
+    if _how[0] == "batch":
+        return await _in_its_batch(seen, store.recheck_sessions)
     (now,) = await store.reread_sessions([seen])
     return now
+
+
+async def _in_its_batch(
+    seen: R, recheck: Callable[[Batch[R]], Awaitable[Sequence[tuple[int, R | None]]]]
+) -> R | None:
+    """Return what becomes of a record in a batch that was asked about before, if it was."""
+    batch: Batch[R] = _batches.setdefault(id(seen), (seen, Batch([seen])))[1]
+    before = batch.records[0]
+    changed = dict(await recheck(batch))
+    assert changed in ({}, {0: batch.records[0]})
+    assert changed or batch.records[0] is before, "what has changed is told"
+    return batch.records[0]
 
 
 class TestNothingChanged:
@@ -327,6 +364,61 @@ class TestMany:
         assert await key_again(store, seen) is seen
 
 
+class TestBatch:
+    async def test_of_many_the_changed_alone_are_told_and_once(
+        self, store: Store, database: BetterAuthDatabase, acme: str, ada: str
+    ) -> None:
+        bob = database.add_user()
+        database.add_member(bob, acme, role="member")
+        made = [database.add_key((ada, bob)[number % 2], acme) for number in range(7)]
+        made.append(database.add_key(database.add_user()))
+        batch = Batch([await found_key(store, each) for each in made])
+        for _ in range(3):
+            assert not await store.recheck_keys(batch)
+        database.remove("apikey", made[2].id)
+        database.change("apikey", made[4].id, enabled=False)
+        told = dict(await store.recheck_keys(batch))
+        assert told == {2: None, 4: await found_key(store, made[4])}
+        for _ in range(3):
+            assert not await store.recheck_keys(batch)
+        database.remove("user", bob)
+        told = dict(await store.recheck_keys(batch))
+        assert sorted(told) == [1, 3, 5]
+        assert all(record is None or record.account is None for record in told.values())
+        assert not await store.recheck_keys(batch)
+
+    @pytest.mark.parametrize("looks", [0, 1, 2, 3])
+    async def test_what_is_changed_and_changed_back_is_seen_both_times(
+        self, store: Store, database: BetterAuthDatabase, key: MadeKey, looks: int
+    ) -> None:
+        seen = await found_key(store, key)
+        batch = Batch([seen])
+        for _ in range(looks):
+            assert not await store.recheck_keys(batch)
+        for enabled in (False, True, False, True):
+            database.change("apikey", key.id, enabled=enabled)
+            ((_, now),) = await store.recheck_keys(batch)
+            assert now is not None
+            assert now.enabled is enabled
+
+    async def test_an_organization_that_comes_back_and_one_that_never_was(
+        self, store: Store, database: BetterAuthDatabase, ada: str, acme: str, key: MadeKey
+    ) -> None:
+        batch = Batch([await found_key(store, key)])
+        assert not await store.recheck_keys(batch)
+        gone = database.add_organization()
+        database.add_member(ada, gone)
+        ((_, now),) = await store.recheck_keys(batch)
+        assert now is not None
+        assert now.account is not None
+        assert set(now.account.roles) == {acme, gone}
+        assert not await store.recheck_keys(batch)
+
+    async def test_nothing_at_all_has_not_changed(self, store: Store) -> None:
+        assert not await store.recheck_keys(Batch([]))
+        assert not await store.recheck_sessions(Batch([]))
+
+
 async def test_a_store_that_is_not_open_is_unavailable(
     store: Store, key: MadeKey, session: MadeSession
 ) -> None:
@@ -336,6 +428,8 @@ async def test_a_store_that_is_not_open_is_unavailable(
         await store.reread_keys([key_record])
     with pytest.raises(StoreUnavailable, match="not open"):
         await store.reread_sessions([session_record])
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.recheck_keys(Batch([key_record]))
 
 
 async def test_what_a_record_is_known_again_by_is_no_secret(

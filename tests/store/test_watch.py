@@ -467,7 +467,7 @@ class TestFile:
 
             assert (await watching.confirmed()).everything
         looked_for = (
-            f"{database.path}: changes are looked for every 0.02 s, since change notification is"
+            f"{database.path}: changes are looked for every 0.005 s, since change notification is"
             " not installed: run `sidecar migrate`"
         )
         assert [line for line in log.lines if "changes are" in line] == [
