@@ -43,10 +43,7 @@ PREFIXES = ("", "better-auth:")
 """What names begin with where nothing is said: nothing, or what Better Auth's own storage puts."""
 
 _OFTEN = 0.3
-"""Part of `store.cache.fresh` after which anything may have changed in the storage.
-
-Less than that between two looks at a database, but for a SQLite file's: each look says so.
-"""
+"""Part of `store.cache.fresh` after which anything may have changed in the storage."""
 
 _KEY = "api-key:"
 _MARKER = "revoked-sessions-before-"
