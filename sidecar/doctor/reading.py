@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from sidecar.store.base import Store
 
-_QUESTIONS: Final = ("find_", "reread_", "ping", "watch", "notifies")
+_QUESTIONS: Final = ("find_", "reread_", "recheck_", "ping", "watch", "notifies")
 """How the names of what may be asked begin."""
 
 
