@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness import OK, TIMEOUT_S, ScriptedUpstream, request, until
 from tests.sockets.test_open_streams import echo, open_stream, open_websocket, play_events
-from tests.sockets.test_workers import on_every_worker, serving, workers
+from tests.sockets.test_workers import on_every_worker, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -124,7 +124,7 @@ async def upstream_ended(scene: Scene) -> None:
 
 
 async def drained(scene: Scene) -> None:
-    for pid in await workers(scene.process):
+    for pid in await scene.process.workers(2):
         # The other has nothing in progress; it comes back as well.
         os.kill(pid, signal.SIGTERM)
     await scene.one.read_to_end()
@@ -165,7 +165,7 @@ async def test_what_a_killed_worker_had_in_progress_is_so_no_more(
         third = await on.process.connect()
         assert await on.status(third) == 429
         third.close()
-        killed, _ = await workers(on.process)
+        killed, _ = await on.process.workers(2)
         os.kill(killed, signal.SIGKILL)
         await until(lambda: on.one.reader.at_eof() or on.other.reader.at_eof())
         await on.process.wait_for(rb"limits.at_once: 2 places of worker 1 are given back")
