@@ -399,13 +399,14 @@ async def test_a_role_that_may_not_write_what_was_used_is_told_of_it(
 ) -> None:
     guarded.execute(f'REVOKE UPDATE ("remaining") ON {guarded.table("apikey")} FROM {ROLE}')
     url = postgres_server.url(guarded.schema, user=ROLE)
-    (found,) = await findings(settings_for(url), "store.rights")
+    writing = settings_for(url, extra='[limits]\nwrite_back = "10s"')
+    (found,) = await findings(writing, "store.rights")
     assert found.verdict == "warning"
     assert found.remedy is not None
     assert found.remedy.startswith(
         'GRANT UPDATE ("remaining") ON "examined"."apikey" TO "patient";'
     )
-    silent = settings_for(url, extra='[limits]\nwrite_back = "0s"')
+    silent = settings_for(url)
     assert [each.verdict for each in await findings(silent, "store.rights")] == ["ok"]
 
 
@@ -434,7 +435,8 @@ async def test_a_role_that_is_to_renew_must_be_able_to(
 async def test_a_file_whose_sessions_are_to_move_must_be_writable(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(world.path, extra=RENEWING)
+    writing = '[limits]\nwrite_back = "10s"'
+    settings = settings_for(world.path, extra=f"{RENEWING}\n{writing}")
     assert await told(settings, "store.rights") == [
         ("ok", "sessions can be moved: the file and its folder may be written to")
     ]
@@ -449,9 +451,9 @@ async def test_a_file_whose_sessions_are_to_move_must_be_writable(
             f"{world.path.parent} may not be written to: what was used of keys is not written",
         ),
     ]
-    for silent in (FEW, f'{FEW}\n[limits]\nwrite_back = "0s"'):
-        found = await findings(settings_for(world.path, extra=silent), "store.rights")
-        assert [each.verdict for each in found] == (["warning"] if silent is FEW else [])
+    for extra, verdicts in ((f"{FEW}\n{writing}", ["warning"]), (FEW, [])):
+        found = await findings(settings_for(world.path, extra=extra), "store.rights")
+        assert [each.verdict for each in found] == verdicts
 
 
 async def test_sessions_in_a_storage_are_told_not_to_be_renewed(

@@ -41,6 +41,11 @@ def certificate(authority: Authority, tmp_path: Path) -> tuple[Path, Path]:
     return authority.issue(tmp_path, name="client")
 
 
+def counted(server: ValkeyServer) -> int:
+    """Return of how many limits the server knows; it is tried under another name."""
+    return sum(not name.endswith(b":probe") for name in server.call("KEYS", "*"))
+
+
 async def test_requests_are_counted_over_tls_with_a_certificate_and_a_password(
     *,
     own_valkey: ValkeyServer,
@@ -65,7 +70,7 @@ async def test_requests_are_counted_over_tls_with_a_certificate_and_a_password(
         async with Host(replace(url, password=SecretStr(f"no{PASSWORD}")), ManualClock()) as host:
             assert not host.backend.is_up
     own_valkey.call("SELECT", "3")
-    assert own_valkey.call("DBSIZE") == 1
+    assert counted(own_valkey) == 1
     assert "refuses the password" in caplog.text
     assert PASSWORD not in caplog.text
 
@@ -100,7 +105,7 @@ async def test_requests_are_counted_over_a_socket(own_valkey: ValkeyServer) -> N
     async with Host(url, ManualClock()) as host:
         assert await host.pass_times(9) == 5
         own_valkey.call("SELECT", "2")
-        assert own_valkey.call("DBSIZE") == 1
+        assert counted(own_valkey) == 1
 
 
 async def test_a_cluster_is_counted_in_over_tls(

@@ -123,10 +123,7 @@ async def test_every_metric_is_told(
         numbers = await numbers_of(run)
         answer = await run.ask_admin("/metrics")
         families = re.findall(r"^# TYPE (\S+) (\S+)$", answer.body.decode(), re.MULTILINE)
-        # Without limits.backend there is nothing to tell of it.
-        assert families == [
-            (metric.name, metric.kind) for metric in METRICS if "_limit_backend_" not in metric.name
-        ]
+        assert families == [(metric.name, metric.kind) for metric in METRICS]
         assert numbers("certificate_expiry_timestamp_seconds") == ends.timestamp()
 
 
