@@ -191,9 +191,9 @@ class OpenStreams:
             stream.look_again(self._authenticator, now)
 
     def sweep(self, now: float) -> None:
-        """Look at all twice in `fresh`, and cut those that did not come to their end."""
+        """Look at all four times in `fresh`, and cut those that did not come to their end."""
         if now >= self._look_at:
-            self._look_at = now + self._authenticator.fresh_s / 2
+            self._look_at = now + self._authenticator.fresh_s / 4
             self.look_again()
         for stream in [each for each in self._streams if each.cut_at is not None]:
             if stream.cut_at is not None and stream.cut_at <= now:

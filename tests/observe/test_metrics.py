@@ -88,7 +88,7 @@ class TestNames:
     def test_nobody_is_told_apart_by_a_label(self, metric: Metric) -> None:
         assert set(metric.labels) <= {
             *("route", "status", "reason", "upstream", "state", "result", "kind", "question"),
-            *("decision", "hash", "version", "python"),
+            *("decision", "hash", "outcome", "version", "python"),
         }
 
 
