@@ -453,6 +453,7 @@ def make_authenticator(
         fresh_s=cache.fresh,
         negative_s=cache.negative,
         stale_s=cache.stale,
+        timeout_s=settings.store.timeout,
         clock=clock,
         neighbours=failures,
         cookie_cache=make_cookie_cache(session),

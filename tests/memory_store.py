@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from hashlib import sha256
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.store.base import REREAD, StoreUnavailable, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from sidecar.store.base import Account, KeyRecord, Look, Renewal, SessionRecord, Use
     from sidecar.store.batches import Batch, Changed
@@ -31,6 +32,8 @@ class MemoryStore:
         self.gate: asyncio.Future[None] | None = None
         self.broken: Exception | None = None
         """Raised instead of an answer, for a store with a bug."""
+        self.answers = inf
+        """How many more questions it answers."""
         self.renewed: list[Renewal] = []
         self.uses: list[Use] = []
         """What was written to it."""
@@ -134,14 +137,23 @@ class MemoryStore:
         return await self._again(seen, list(self._sessions.values()))
 
     async def recheck_keys(self, batch: Batch[KeyRecord]) -> Changed[KeyRecord]:
-        return await batch.reread(self.reread_keys)
+        return await self._part_by_part(batch, self.reread_keys)
 
     async def recheck_sessions(self, batch: Batch[SessionRecord]) -> Changed[SessionRecord]:
-        return await batch.reread(self.reread_sessions)
+        return await self._part_by_part(batch, self.reread_sessions)
 
     async def watch(self, on_look: Callable[[Look], None]) -> None:
         self.on_look = on_look
         await asyncio.Event().wait()
+
+    async def _part_by_part(
+        self, batch: Batch[K], reread: Callable[[Sequence[K]], Awaitable[Sequence[K | None]]]
+    ) -> Changed[K]:
+        changed: list[tuple[int, K | None]] = []
+        for first in range(0, len(batch.records), REREAD):
+            part = range(first, min(first + REREAD, len(batch.records)))
+            changed += await batch.reread(reread, part)
+        return changed
 
     async def _again(self, seen: Sequence[K], stored: Sequence[K]) -> Sequence[K | None]:
         assert len(seen) <= REREAD
@@ -154,7 +166,9 @@ class MemoryStore:
 
     async def _answer(self, record: T) -> T:
         self.queries += 1
+        self.answers -= 1
         self.in_flight += 1
+        is_answered = self.answers >= 0
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             # Always a turn of the loop later, as any store over a thread or a socket.
@@ -163,7 +177,7 @@ class MemoryStore:
             self.in_flight -= 1
         if self.broken is not None:
             raise self.broken
-        if not self.available:
+        if not self.available or not is_answered:
             raise StoreUnavailable("switched off")
         return record
 

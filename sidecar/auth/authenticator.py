@@ -72,6 +72,7 @@ class Authenticator:
         fresh_s: float,
         negative_s: float,
         stale_s: float,
+        timeout_s: float,
         clock: Clock,
         neighbours: Neighbours | None = None,
         cookie_cache: CookieCache | None = None,
@@ -90,7 +91,13 @@ class Authenticator:
         )
         self._clock = clock
         confirmations = self._confirmations = Confirmations()
-        bounds = _Bounds(entries=entries, fresh_s=fresh_s, negative_s=negative_s, stale_s=stale_s)
+        bounds = _Bounds(
+            entries=entries,
+            fresh_s=fresh_s,
+            negative_s=negative_s,
+            stale_s=stale_s,
+            timeout_s=timeout_s,
+        )
         keys = RecordCache(queries, confirmations, clock, _KEYS, **bounds)
         kind = _SESSIONS if self._renewals is None else Kind(_ids_of, self._renewals.look_again_at)
         sessions = RecordCache(queries, confirmations, clock, kind, **bounds)
@@ -221,3 +228,4 @@ class _Bounds(TypedDict):
     fresh_s: float
     negative_s: float
     stale_s: float
+    timeout_s: float

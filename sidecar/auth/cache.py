@@ -14,6 +14,11 @@ While looks at the store come, they keep what is unchanged young, and what may h
 again in batches if it is in use. So a credential in steady use never waits, and a change in the
 store is seen within `fresh`. What the store names as changed is not served again, whatever its age,
 until it has been read.
+
+What is to be read again because of its use is asked for by itself only where it is one of few. What
+belongs to a group waits for its group, which is read at once; and what belongs to none is read in a
+batch when many are being asked for already. So a store that was too slow for once is asked no more
+than before.
 """
 
 from __future__ import annotations
@@ -66,6 +71,7 @@ class Entry(Generic[R]):
         "admitted",
         "ask_after",
         "ends_at",
+        "group",
         "grouped",
         "name",
         "read_at",
@@ -94,6 +100,8 @@ class Entry(Generic[R]):
         """Monotonic seconds at which it was last used."""
         self.grouped = False
         """Whether it is among those that are read again together."""
+        self.group: Group[R] | None = None
+        """With which, once it has come into a group."""
         # There are mostly one or two of each: a mapping would take three times as much.
         self.seats: tuple[Seat, ...] = ()
         """Places that were taken by it, one for an organization."""
@@ -130,7 +138,9 @@ class RecordCache(Generic[R]):
         fresh_s: float,
         negative_s: float,
         stale_s: float,
+        timeout_s: float,
     ) -> None:
+        """A use waits for its group up to *timeout_s*."""
         self._queries = queries
         self._confirmations = confirmations
         self._clock = clock
@@ -140,6 +150,7 @@ class RecordCache(Generic[R]):
         self._half_fresh_s = fresh_s / 2
         self._watched_s = fresh_s * _WATCHED
         self._stale_s = stale_s
+        self._timeout_s = timeout_s
         # The least recently used is the first.
         self._entries: OrderedDict[Hashable, Entry[R]] = OrderedDict()
         self._by_id, self._by_user = Index(), Index()
@@ -147,6 +158,8 @@ class RecordCache(Generic[R]):
             entries, negative_s, timer=clock.monotonic
         )
         self._loads: dict[Hashable, Load[R]] = {}
+        self._waiting: dict[Hashable, Load[R]] = {}
+        """Of these, those that whoever keeps the records fresh is to answer."""
         self._ungrouped: list[Entry[R]] = []
         """What came into use since the groups were made."""
         self._groups: list[Group[R]] = []
@@ -159,6 +172,9 @@ class RecordCache(Generic[R]):
         """Called when a record that was there has changed or gone."""
         self.on_doubt: Callable[[Entry[R]], None] = _do_nothing
         """Called when a record was named as changed while it was read."""
+        self.on_want: Callable[[Entry[R]], None] | None = None
+        """Called when an entry is to be read at once, with its group if it has one: then or soon
+        comes `take_all`, `answer`, or `give_up`. None where each has to be asked for by itself."""
         self.stale_served = 0
         """How often a record was used that was no longer fresh."""
 
@@ -207,14 +223,14 @@ class RecordCache(Generic[R]):
             return UNKNOWN if name in self._unknown else self._load(name, question, address)
         self._note(entry, now)
         if entry.touched:
-            return self._load(name, question)
+            return self._ask(entry, question, now)
         age = now - self._confirmations.since(entry.read_at)
         if age < self._fresh_s or (age < self._stale_s and self._queries.is_failing(now)):
             self.stale_served += age >= self._fresh_s
             if age >= self._ahead_s(now) and now >= max(entry.ask_after, self._asked_until):
-                self._load(name, question)
+                self._ask(entry, question, now)
             return entry
-        return self._load(name, question)
+        return self._ask(entry, question, now)
 
     async def wait_for(self, load: Load[R], arrived: float) -> Entry[R] | Literal[_Unknown.UNKNOWN]:
         """Return what *load* brings for a request that *arrived* then (monotonic seconds).
@@ -222,7 +238,10 @@ class RecordCache(Generic[R]):
         Raises StoreUnavailable where it brings nothing and memory has nothing that may stand in.
         """
         while True:
-            await load.answered()
+            try:
+                await load.answered()
+            except TimeoutError:
+                return self._stand_in(load.key)
             if load.failed:
                 return self._stand_in(load.key)
             if load.record is None:
@@ -234,7 +253,7 @@ class RecordCache(Generic[R]):
             if load.started_at >= oldest:
                 return entry or self._entry(load.key, load.record, load.started_at)
             # Another's question, and asked so long before that its answer was too old on arrival.
-            load = self._load(load.key, load.question)
+            load = self._ask_once_more(load)
 
     def drop(self, record_id: str, is_meant: Callable[[R], bool]) -> None:
         """Forget the records of this id that are meant."""
@@ -272,17 +291,45 @@ class RecordCache(Generic[R]):
         is_change = False
         for number, record in changed:
             entry = group.entries[number]
+            used_at = entry.used_at
             is_change |= self.take(entry, record, read_at, touches)
             now = self._entries.get(entry.name)
-            if now is not None and now is not entry and not now.grouped:
-                now.grouped, now.used_at = True, entry.used_at
+            # What came otherwise is not what the store holds the group to be.
+            is_told = now is not None and now is not entry and now.record is record
+            if now is not None and is_told and group in self._groups:
+                now.grouped, now.group, now.used_at = True, group, used_at
                 group.entries[number] = now
         group.read_at = read_at
         for entry in group.entries:
             if not entry.touched:
                 entry.read_at = read_at
         self._settle_all(group)
+        self.answer(group.entries, read_at, touches)
         return is_change
+
+    def answer(self, entries: Iterable[Entry[R]], read_at: float, touches: int) -> None:
+        """Answer who waits for any of *entries*, which were taken as they were at *read_at*."""
+        if not self._waiting:
+            return
+        for entry in entries:
+            load = self._waiting.pop(entry.name, None)
+            if load is None:
+                continue
+            load.started_at, load.touches = read_at, touches
+            now = self._entries.get(entry.name)
+            if now is not None and now.read_at >= read_at and now.touched <= touches:
+                load.answer(now.record)
+            elif now is None and entry.name in self._unknown:
+                load.answer(None)
+            else:
+                # It was changed or made room since.
+                self._submit(load)
+
+    def give_up(self) -> None:
+        """Take that who waits for a group waits in vain."""
+        waiting, self._waiting = self._waiting, {}
+        for load in waiting.values():
+            load.fail()
 
     def settle(self, now: float) -> None:
         """Have what is in use served without a second look for as long as looks have brought."""
@@ -377,6 +424,34 @@ class RecordCache(Generic[R]):
         self.stale_served += 1
         return entry
 
+    def _ask(
+        self, entry: Entry[R], question: Callable[[], Awaitable[R | None]], now: float
+    ) -> Load[R]:
+        """Have *entry* read again: by itself where it is one of few, or the store is failing."""
+        if (
+            self.on_want is None
+            or entry.name in self._loads
+            or self._queries.is_failing(now)
+            or ((entry.group is None or entry.touched) and not self._queries.is_crowded)
+        ):
+            return self._load(entry.name, question)
+        load = Load(entry.name, question, self._on_answer, patience_s=self._timeout_s)
+        self._loads[entry.name] = self._waiting[entry.name] = load
+        self.on_want(entry)
+        return load
+
+    def _ask_once_more(self, load: Load[R]) -> Load[R]:
+        entry = self._entries.get(load.key)
+        if entry is None:
+            return self._load(load.key, load.question)
+        return self._ask(entry, load.question, self._clock.monotonic())
+
+    def _submit(self, load: Load[R]) -> None:
+        try:
+            self._queries.submit(load)
+        except StoreUnavailable:
+            load.fail()
+
     def _load(
         self,
         name: Hashable,
@@ -441,7 +516,7 @@ class RecordCache(Generic[R]):
         del self._entries[entry.name]
         # Whoever still holds it is to look again, and it is not to be settled any more.
         entry.settled_until = entry.ends_at = -inf
-        entry.used_at = -inf
+        entry.used_at, entry.group = -inf, None
         record_id, user_id = self._kind.ids(entry.name, entry.record)
         if record_id is not None:
             self._by_id.discard(record_id, entry.name)

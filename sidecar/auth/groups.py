@@ -23,9 +23,16 @@ class Group(Generic[R]):
 
     def __init__(self, entries: list[Entry[R]]) -> None:
         self.entries = entries
+        for entry in entries:
+            # What was removed is to keep no group alive.
+            entry.group = self if entry.used_at > -inf else None
         self.batch: Batch[R] = Batch(entry.record for entry in entries)
         self.read_at = min((entry.read_at for entry in entries), default=inf)
         """Monotonic seconds at which the store was asked for all of them, or later."""
+
+    def forget(self) -> None:
+        """Have the store compare with what is served: it may have taken up what it did not tell."""
+        self.batch = Batch(entry.record for entry in self.entries)
 
     def kept(self, used_since: float) -> list[Entry[R]]:
         """Return those that were used since; all, and the very same list, while few were not."""
@@ -34,7 +41,7 @@ class Group(Generic[R]):
         if in_use and idle * _IDLE < len(self.entries):
             return self.entries
         for entry in self.entries:
-            entry.grouped = entry.used_at >= used_since
+            entry.grouped, entry.group = entry.used_at >= used_since, None
         return in_use
 
 

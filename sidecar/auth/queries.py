@@ -20,6 +20,9 @@ R = TypeVar("R")
 
 IN_FLIGHT = 64
 """Queries at once: more than the connections that a store has, so that none of them idles."""
+FEW = 8
+"""Queries that wait for their turn, of known credentials; where more are wanted they are read again
+in batches."""
 WAITING = 8192
 """Queries that wait for their turn, of new credentials: a cold start under full load."""
 WAITING_FROM_ONE = WAITING // 2
@@ -59,6 +62,7 @@ class Load(Generic[R]):
         "is_abandoned",
         "is_suspect",
         "key",
+        "patience_s",
         "question",
         "record",
         "started_at",
@@ -71,9 +75,12 @@ class Load(Generic[R]):
         question: Callable[[], Awaitable[R | None]],
         on_answer: Callable[[Load[R]], None],
         address: str | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self.key = key
         self.question = question
+        self.patience_s = patience_s
+        """How long each waits at most; None where the store bounds it."""
         self.address = address
         """Where a credential came from that is not known; None for one that is."""
         self.is_suspect = False
@@ -91,13 +98,16 @@ class Load(Generic[R]):
         self._waiters: set[asyncio.Future[None]] | None = set()
 
     async def answered(self) -> None:
-        """Return once there is an answer, or none is to be had."""
+        """Return once there is an answer, or none is to be had. Raises TimeoutError."""
         if self._waiters is None:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            await waiter
+            if self.patience_s is None:
+                await waiter
+            else:
+                await asyncio.wait_for(waiter, self.patience_s)
         finally:
             if self._waiters is not None:
                 self._waiters.discard(waiter)
@@ -129,7 +139,7 @@ class Queries:
     the others nor use up their room. As long as the store has not answered since it failed, it is
     asked PROBES questions at once; with each answer there may be one more.
     Memory: IN_FLIGHT tasks, WAITING and SUSPECTS_WAITING loads of new credentials, and at most one
-    load for each credential that is known.
+    load for each credential that is known: few of them where those who ask look at `is_crowded`.
     """
 
     def __init__(
@@ -157,6 +167,11 @@ class Queries:
     def running(self) -> int:
         """How many questions are being asked."""
         return self._running
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many known credentials wait for their turn that more are to come together."""
+        return len(self._known) >= FEW
 
     @property
     def waiting(self) -> int:

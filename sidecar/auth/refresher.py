@@ -61,7 +61,11 @@ class Records(Generic[R]):
         self.recheck = recheck
         self.ask_again = ask_again
         self.named: dict[Entry[R], None] = {}
-        """What is not served until it has been read."""
+        """What is not served until it has been read, or waited for in numbers."""
+        self.wanted: dict[Group[R], None] = {}
+        """Groups that are waited for: they go before all that are due."""
+        self.reading: Group[R] | None = None
+        """The group that is being read."""
         self.unread: list[Entry[R]] = []
         """What may have changed, and is to be read for itself before it is read in a group: so a
         store learns what it compares with."""
@@ -71,7 +75,32 @@ class Records(Generic[R]):
     @property
     def is_waiting(self) -> bool:
         """Whether anything is to be read."""
-        return bool(self.named or self.unread or self.due)
+        return bool(self.named or self.wanted or self.unread or self.due)
+
+    def want(self, entry: Entry[R]) -> None:
+        """Have *entry* read as soon as may be: with its group, once for all who wait for any of it.
+
+        A group that is being read already is enough.
+        """
+        if entry.group is None or entry.touched:
+            self.named[entry] = None
+        elif entry.group is not self.reading:
+            self.wanted[entry.group] = None
+
+    def next_group(self) -> Group[R]:
+        """Return the group whose turn it is, which no longer waits for it."""
+        if not self.wanted:
+            return self.due.pop()
+        group = next(iter(self.wanted))
+        del self.wanted[group]
+        if group in self.due:
+            self.due.remove(group)
+        return group
+
+    def drop(self) -> None:
+        """Drop what need not be read."""
+        self.wanted, self.unread, self.due = {}, [], []
+        self.named = dict.fromkeys(each for each in self.named if each.touched)
 
     async def changes(self, group: Group[R]) -> Changed[R] | None:
         """Return what has changed in a group; None where its records can only be asked for singly.
@@ -127,6 +156,8 @@ class Refresher:
         for records in self._all:
             records.cache.on_change = self._tell_of_change
             records.cache.on_doubt = partial(self._doubt, records)
+            if records.reread is not None:
+                records.cache.on_want = partial(self._want, records)
 
     def on_look(self, look: Look) -> None:
         """Take what a look at the store has shown."""
@@ -178,15 +209,21 @@ class Refresher:
         records.named[entry] = None
         self._go_on()
 
+    def _want(self, records: Records[Any], entry: Entry[Any]) -> None:
+        records.want(entry)
+        self._go_on()
+
     def _go_on(self) -> None:
         if self._task is None and any(records.is_waiting for records in self._all):
             self._task = self._background.start(self._read())
 
     async def _read(self) -> None:
         try:
-            # What is named goes first, of whatever kind.
+            # What is named goes first, then what is waited for, of whatever kind.
             while waiting := [records for records in self._all if records.is_waiting]:
-                records = next((each for each in waiting if each.named), waiting[0])
+                first = [each for each in waiting if each.named]
+                first += [each for each in waiting if each.wanted]
+                records = (first or waiting)[0]
                 is_of_all = bool(records.due)
                 await self._read_some(records)
                 if is_of_all and not any(each.due for each in self._all):
@@ -195,25 +232,33 @@ class Refresher:
             # What is named stays so, and is asked for by whoever uses it, or with the next look;
             # what is not grows old.
             self._queries.on_unavailable()
-            self._drop_due()
+            self._drop()
         except Exception as error:  # noqa: BLE001 - a store's bug ends this reading, not all
             log_unexpected("reading credentials again", error)
-            self._drop_due()
+            self._drop()
         finally:
             self._task = None
+            for records in self._all:
+                records.cache.give_up()
 
-    def _drop_due(self) -> None:
+    def _drop(self) -> None:
         for records in self._all:
-            records.unread, records.due = [], []
+            records.drop()
 
     async def _read_some(self, records: Records[R]) -> None:
         """Read what is named first, which stays so until it has been read; at last a group."""
         touches, asked_at = self._queries.touches, self._clock.monotonic()
-        if records.named or records.unread:
+        if records.named or (records.unread and not records.wanted):
             changed = await self._read_each(records, touches, asked_at)
         else:
-            group = records.due.pop()
-            changes = await records.changes(group)
+            group = records.reading = records.next_group()
+            try:
+                changes = await records.changes(group)
+            except BaseException:
+                group.forget()
+                raise
+            finally:
+                records.reading = None
             if changes is None:
                 self._ask_for_each(records, group.entries)
                 return
@@ -237,6 +282,7 @@ class Refresher:
             changed |= records.cache.take(entry, record, asked_at, touches)
             if entry.touched <= touches:
                 records.named.pop(entry, None)
+        records.cache.answer(some, asked_at, touches)
         return changed
 
     def _ask_for_each(self, records: Records[R], entries: Iterable[Entry[R]]) -> None:

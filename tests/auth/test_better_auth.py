@@ -110,6 +110,7 @@ def authenticator_of(
         fresh_s=1.0,
         negative_s=10.0,
         stale_s=300.0,
+        timeout_s=2.0,
         clock=clock,
         cookie_cache=CookieCache(setup["cookieCache"]["strategy"], secrets, "1")
         if with_cookie_cache

@@ -91,6 +91,7 @@ async def test_a_credential_takes_less_than_two_kilobytes(tmp_path: Path, kind: 
         fresh_s=60.0,
         negative_s=10.0,
         stale_s=300.0,
+        timeout_s=2.0,
         clock=clock,
     )
     authenticator.start()

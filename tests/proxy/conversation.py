@@ -198,6 +198,7 @@ class Conversation:
             fresh_s=1.0,
             negative_s=10.0,
             stale_s=300.0,
+            timeout_s=2.0,
             clock=self.clock,
             neighbours=self.failures,
         )
