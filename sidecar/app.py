@@ -138,7 +138,8 @@ class Sidecar:
         self._write_back: WriteBack | None = None
         if settings.limits.write_back:
             self._write_back = WriteBack(
-                self._plane.limiter, self._store, settings.limits.write_back, self._clock
+                *(self._plane.limiter, self._store, settings.limits.write_back, self._clock),
+                denies=settings.limits.on_error == "deny",
             )
         self._certificate = _certificate(settings, self._clock)
         self._registry = Registry(

@@ -42,6 +42,9 @@ class Account:
         "allowance",
         "charge",
         "gathered_at",
+        "is_asked",
+        "is_idle",
+        "key_id",
         "last",
         "looked_at",
         "plan",
@@ -50,8 +53,13 @@ class Account:
         "window",
     )
 
-    def __init__(self, quota: Quota, now: float) -> None:
+    def __init__(self, quota: Quota, now: float, key_id: str = "") -> None:
         self.quota = quota
+        self.key_id = key_id
+        self.is_asked = False
+        """Whether calls are being taken from the row for it."""
+        self.is_idle = False
+        """Whether what was taken from the row is to be put back."""
         self.used = 0
         """What requests came to that were admitted and are not on their way to the row."""
         self.last = self.looked_at = -inf
@@ -93,7 +101,12 @@ class Account:
             or self.last > self.gathered_at
             or (
                 allowance is not None
-                and (allowance.spent or allowance.refilled_at or allowance.is_doubted)
+                and (
+                    allowance.spent
+                    or allowance.held
+                    or allowance.refilled_at
+                    or allowance.is_doubted
+                )
             )
         )
 

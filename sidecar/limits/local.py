@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from functools import partial
 from itertools import islice
 from math import ceil, inf
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from sidecar.limits.at_once import AtOnce
 from sidecar.limits.bucket import TokenBucket
 from sidecar.limits.budget import Budget, tell
 from sidecar.limits.decision import Decision
+from sidecar.limits.leases import Leases
 from sidecar.limits.policy import Limit, effective_limit
 from sidecar.limits.sliding import SlidingWindow
 from sidecar.limits.table import Table
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.identity import Charge, Quota
+    from sidecar.limits.allowance import Allowance
     from sidecar.limits.meters import Meter
     from sidecar.limits.policy import Algorithm, Rules
     from sidecar.limits.tally import Tally
@@ -45,6 +48,7 @@ _METERS: Mapping[Algorithm, type[Meter]] = {
 _KEY, _ROUTE, _ORGANIZATION = range(3)
 """Kinds of budgets; no request has two of one."""
 _NOTHING_COUNTED = (-inf, 0)
+UNAVAILABLE_RETRY_S = 1
 BUSY_RETRY_S = 1
 """What a key with too many requests in progress is told to wait: nobody knows when one ends."""
 _NOISE_S = 1e-6
@@ -57,7 +61,8 @@ class LocalLimiter:
 
     Exact among all that share it; a request is counted by all of its budgets or by none. What is in
     progress is counted in this process, or in a tally that others may share, too. What a key has
-    left in all, each process counts for itself.
+    left in all, each process takes from its row ahead of need, where `leases` are on; else it
+    counts for itself.
 
     A key's row says where it stands when the table does not know it, and what its limit is at each
     request. Memory: what is known of the `entries` keys used last, and the table.
@@ -80,6 +85,9 @@ class LocalLimiter:
         """Whether what was used gets to the keys' rows."""
         self._unwritten: dict[str, Account] = {}
         """Those of which something is to be written, as far as gathered."""
+        self.leases = Leases()
+        self._holding: dict[str, Account] = {}
+        """Those that may have calls taken ahead of need."""
         self._gathered_at = -inf
         self._file: TableFile | None = None
         self._offset_s = clock.time() - clock.monotonic()
@@ -147,7 +155,19 @@ class LocalLimiter:
         for key_id, account in reversed(self._accounts.items()):
             if not everything and account.last < since and account.looked_at < since:
                 break
+            account.is_idle = everything
             self._note(key_id, account)
+        for key_id, account in list(self._holding.items()):
+            if everything or (account.last < since and account.looked_at < since):
+                account.is_idle = account.allowance is not None and bool(account.allowance.held)
+                del self._holding[key_id]
+                self._note(key_id, account)
+
+    def gather_wanting(self) -> None:
+        """Find the keys that want calls ahead of need."""
+        for key_id, account in self.leases.take_wanting().items():
+            if self._unwritten.setdefault(key_id, account) is not account:
+                account.is_asked = False  # an earlier account of the key is to be written first
 
     def take_used(self, most: int) -> list[Used]:
         """Return what was used of up to so *many* keys that were found, to be settled."""
@@ -157,9 +177,21 @@ class LocalLimiter:
     def settle(self, outcomes: Iterable[tuple[Used, Written]]) -> None:
         """Take note of what became of what was taken."""
         for used, written in outcomes:
+            key_id, account = used.use.key_id, used.account
             used.settle(written)
             if not written.is_done:
-                self._note(used.use.key_id, used.account)
+                self._note(key_id, account)
+            if account.allowance is not None and account.allowance.held:
+                self._holding[key_id] = account
+            if used.use.wanted > 0:
+                self.leases.serve(key_id)
+
+    def drop(self, batch: Iterable[Used]) -> None:
+        """Take note that the store will not have these."""
+        for used in batch:
+            used.account.is_asked = False
+            if used.allowance is not None and used.use.wanted < 0:
+                used.allowance.held -= used.use.wanted
 
     def _note(self, key_id: str, account: Account) -> None:
         if account.is_unwritten and len(self._unwritten) < self._entries:
@@ -190,6 +222,10 @@ class LocalLimiter:
                     since, account.window = wall - since_s, opened_at
         account.gathered_at = now
         allowance, quota = account.allowance, account.quota
+        wanted = 0
+        if allowance is not None:
+            wanted = self._wanted(account, allowance, wall)
+            allowance = account.allowance
         if allowance is not None:
             allowance.in_flight = allowance.spent
             allowance.is_doubted = False  # of doubts from now on, this write knows nothing
@@ -204,8 +240,22 @@ class LocalLimiter:
             0.0 if allowance is None else allowance.refilled_at,
             quota.refill_amount or 0,
             quota.refill_interval_s or 0.0,
+            wanted,
+            None if allowance is None else allowance.taken_after,
         )
         return Used(use, account, allowance, 0 if allowance is None else allowance.granted, count)
+
+    def _wanted(self, account: Account, allowance: Allowance, wall: float) -> int:
+        """Return how many calls to take from the row for a key; below 0, to put back."""
+        is_idle, account.is_idle = account.is_idle, False
+        if account.is_asked and not self.leases.has_ended:
+            return max(1, self.leases.needed(account.key_id) - allowance.held)
+        if not is_idle:
+            return 0
+        # What was taken before a refill that is due by now is worth nothing.
+        allowance = account.allowance = allowance.refilled(account.quota, wall)
+        held, allowance.held = allowance.held, 0
+        return -held
 
     def close(self) -> None:
         """Let go of the counts; those in a file stay in it."""
@@ -289,7 +339,7 @@ class LocalLimiter:
                     if budget.account is not None:
                         budget.account.used -= decision.cost
         if decision.allowance is not None:
-            decision.allowance.spent -= decision.cost
+            decision.allowance.put_back(decision.cost)
             decision.allowance = None
         return was_counted
 
@@ -311,11 +361,13 @@ class LocalLimiter:
         """Return the account of a key that there is none of, unless something is unwritten."""
         account = self._unwritten.get(key_id)
         if account is None:
-            account = Account(quota, self._clock.monotonic() + self._offset_s)
+            account = Account(quota, self._clock.monotonic() + self._offset_s, key_id)
         self._accounts[key_id] = account
         if len(self._accounts) > self._entries:
             longest_unused = self._accounts.popitem(last=False)
             if self.writes_back:
+                longest_unused[1].is_idle = True
+                self._holding.pop(longest_unused[0], None)
                 self._note(*longest_unused)
         return account
 
@@ -348,9 +400,14 @@ class LocalLimiter:
             refusal = refusal_of(budgets, rooms, cost, now, wall)
             if allowance is not None and allowance.left < cost:
                 retry_s = allowance.retry_after_s(account.quota, wall)
+                allowance.is_doubted = allowance.is_doubted or self.leases.is_on
                 refusal = standing_of(budgets, rooms, wall).denied("quota_exhausted", retry_s)
             if refusal is not None or not count:
                 return refusal or standing_of(budgets, rooms, wall)
+            if allowance is not None and allowance.held < cost:
+                put_off = self._put_off(account, allowance, plan, cost)
+                if put_off is not None:
+                    return put_off
             held = None if plan.at_once is None else self._at_once.begin(plan.at_once)
             if held is None and plan.at_once is not None:
                 return standing_of(budgets, rooms, wall).denied("too_many_at_once", BUSY_RETRY_S)
@@ -359,9 +416,31 @@ class LocalLimiter:
         account.last = now
         decision.held = held
         if allowance is not None:
-            allowance.spent += cost
+            self._spend(account, allowance, cost)
             decision.allowance = allowance
         return decision
+
+    def _put_off(
+        self, account: Account, allowance: Allowance, plan: Plan, cost: int
+    ) -> Decision | None:
+        """Return what to say until the row was asked for calls; None where it is not to be."""
+        if self.leases.is_on:
+            again = partial(self._again, account, plan.organization_id, account.charge or PLAIN)
+            return self.leases.wait(account, cost, again)
+        if self.leases.is_denying:
+            allowance.is_doubted = True  # so that there is something to write, which tells
+            told = Decision(None, 0, 0.0, self._clock.time())
+            return told.denied("limits_unavailable", UNAVAILABLE_RETRY_S)
+        return None
+
+    def _again(self, account: Account, organization_id: str | None, charge: Charge) -> Decision:
+        return self.admit(account.key_id, account.quota, organization_id, charge)
+
+    def _spend(self, account: Account, allowance: Allowance, cost: int) -> None:
+        """Take calls, and have more taken from the row in time."""
+        allowance.spend(cost)
+        if self.leases.is_on and allowance.is_short:
+            self.leases.want(account)
 
     def _count(
         self, budgets: Sequence[Budget], rooms: Sequence[int], cost: int, now: float, wall: float

@@ -11,7 +11,13 @@ from sidecar.identity import PLAIN
 from sidecar.limits.account import Account
 from sidecar.limits.awaited import Awaited
 from sidecar.limits.decision import Decision
-from sidecar.limits.local import BUSY_RETRY_S, LocalLimiter, refusal_of, standing_of
+from sidecar.limits.local import (
+    BUSY_RETRY_S,
+    UNAVAILABLE_RETRY_S,
+    LocalLimiter,
+    refusal_of,
+    standing_of,
+)
 from sidecar.limits.meters import FIELDS
 
 if TYPE_CHECKING:
@@ -34,7 +40,6 @@ _BUDGET = Struct("<dddd")
 _KEY_BYTES = 16
 """Of a hash: no two names have one in common."""
 _TAG_BYTES = 8
-_UNAVAILABLE_RETRY_S = 1
 _OTHER_CLOCK_S = 0.75
 """What two clocks are apart by more than that they were thought to be: another whole second."""
 
@@ -184,7 +189,7 @@ class SharedLimiter(LocalLimiter):
         if self._on_error == "local":
             return by_itself()
         told = Decision(None, 0, 0.0, self._clock.time())
-        return told.denied("limits_unavailable", _UNAVAILABLE_RETRY_S)
+        return told.denied("limits_unavailable", UNAVAILABLE_RETRY_S)
 
     def _on_answer(self, asked: _Asked, answer: Answer | None) -> None:
         """Decide by what the backend says, and tell whoever waits for that."""
@@ -255,14 +260,20 @@ class SharedLimiter(LocalLimiter):
         if allowance is not None:
             allowance = account.allowance = allowance.refilled(account.quota, wall)
             if allowance.left < asked.cost:
+                allowance.is_doubted = allowance.is_doubted or self.leases.is_on
                 retry_s = allowance.retry_after_s(account.quota, wall)
                 return self._standing(plan, now).denied("quota_exhausted", retry_s)
+            put_off = None
+            if allowance.held < asked.cost:
+                put_off = self._put_off(account, allowance, plan, asked.cost)
+            if put_off is not None:
+                return put_off
         if plan.at_once is not None:
             asked.held = self._at_once.begin(plan.at_once)
             if asked.held is None:
                 return self._standing(plan, now).denied("too_many_at_once", BUSY_RETRY_S)
         if allowance is not None:
-            allowance.spent += asked.cost
+            self._spend(account, allowance, asked.cost)
             asked.allowance = allowance
         return None
 
@@ -270,7 +281,7 @@ class SharedLimiter(LocalLimiter):
         """Take back what was taken here before the backend was asked."""
         self.end(asked)
         if asked.allowance is not None:
-            asked.allowance.spent -= asked.cost
+            asked.allowance.put_back(asked.cost)
             asked.allowance = None
 
 

@@ -26,11 +26,21 @@ class Used:
 
     def settle(self, written: Written) -> None:
         """Take note of what became of it."""
+        self._settle_lease(written)
         self._settle_calls(written)
         if not written.is_done:
             self.account.used += self.requests
             # The next one says again when its window opened.
             self.account.window = None
+
+    def _settle_lease(self, written: Written) -> None:
+        allowance, wanted = self.account.allowance, self.use.wanted
+        if wanted > 0:
+            self.account.is_asked = False
+            if allowance is not None and written.is_done:
+                allowance.add(self.account.quota, written)
+        elif self.allowance is not None and not written.is_done:
+            self.allowance.held -= wanted
 
     def _settle_calls(self, written: Written) -> None:
         allowance, calls = self.allowance, self.use.calls

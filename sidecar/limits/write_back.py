@@ -40,12 +40,18 @@ class WriteBack:
         interval_s: float,
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        *,
+        denies: bool = False,
     ) -> None:
+        """Take whether what the store cannot be asked about is to be refused."""
         self._limiter = limiter
         self._store = store
         self._interval_s = interval_s
         self._clock = clock
         self._sleep = sleep
+        self._denies = denies
+        self._woken = asyncio.Event()
+        """Set while keys want calls ahead of need."""
         self._batch: Sequence[Used] = ()
         """What was put to the store, and is not known to have been written."""
         self._worker: asyncio.Task[None] | None = None
@@ -57,6 +63,7 @@ class WriteBack:
     def start(self) -> None:
         """Write from now on."""
         self._limiter.writes_back = True
+        self._limiter.leases.start(self._woken.set, denies=self._denies)
         self._worker = asyncio.create_task(self._work(), name="write-back")
 
     async def close(self) -> None:
@@ -69,11 +76,13 @@ class WriteBack:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await asyncio.wait((self._worker,))
+                self._limiter.leases.end()
                 await self.write(to_the_end=True)
         except TimeoutError:
             pass
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
+        self._limiter.leases.end()
         if not self._limiter.writes_back:
             return
         if left := len(self._batch) + self._limiter.unwritten:
@@ -81,9 +90,17 @@ class WriteBack:
 
     async def write(self, *, to_the_end: bool = False) -> None:
         """Write what was used since the last time."""
+        self._limiter.gather(everything=to_the_end)
+        await self._write_gathered()
+        if to_the_end:
+            # What was asked for before, and came only now.
+            self._limiter.gather(everything=True)
+            await self._write_gathered()
+
+    async def _write_gathered(self) -> None:
         if self._clock.monotonic() < self._refused_until:
             return
-        self._limiter.gather(everything=to_the_end)
+        self._limiter.gather_wanting()
         while self._batch or self._limiter.unwritten:
             if not self._batch:
                 self._batch = self._limiter.take_used(BATCH)
@@ -91,13 +108,28 @@ class WriteBack:
                 return
 
     async def _work(self) -> None:
-        while not self._is_closing:
-            await self._sleep(self._interval_s)
-            self._is_writing = True
-            try:
-                await self.write()
-            finally:
-                self._is_writing = False
+        pause: asyncio.Future[object] | None = None
+        try:
+            while not self._is_closing:
+                pause = pause or asyncio.ensure_future(self._sleep(self._interval_s))
+                woken = asyncio.ensure_future(self._woken.wait())
+                try:
+                    await asyncio.wait((pause, woken), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    woken.cancel()
+                self._woken.clear()
+                self._is_writing = True
+                try:
+                    if pause.done():
+                        pause = None
+                        await self.write()
+                    else:
+                        await self._write_gathered()
+                finally:
+                    self._is_writing = False
+        finally:
+            if pause is not None:
+                pause.cancel()
 
     async def _write_batch(self) -> bool:
         """Put the batch to the store; False if there is no use in going on for now."""
@@ -106,21 +138,27 @@ class WriteBack:
             outcomes = await self._store.write_uses([used.use for used in batch])
         except WriteRefused as error:
             self._batch = ()
+            self._limiter.drop(batch)
+            self._limiter.leases.fail(is_refused=True)
             self._refused_until = self._clock.monotonic() + _REFUSED_S
             self._limiter.writes_back = False
             self._tell(error)
             return False
         except StoreUnavailable as error:
             self._tell(error)
+            self._limiter.leases.fail()
             return False
         except Exception as error:  # noqa: BLE001 - a store's bug costs a batch, not all that follow
             self._batch = ()
+            self._limiter.drop(batch)
+            self._limiter.leases.fail()
             # Without its text: a driver quotes parameters there.
             _LOG.error("what was used of keys: not written: %s", type(error).__qualname__)
             return False
         self._batch = ()
         self._troubles.clear()
         self._limiter.writes_back = True
+        self._limiter.leases.answered()
         self._limiter.settle(zip(batch, outcomes, strict=True))
         return all(outcome.is_done for outcome in outcomes)
 

@@ -288,7 +288,8 @@ class Limits(Section):
     )
     on_error: Literal["local", "deny"] = setting(
         "local",
-        'while that server does not answer: each host counts on by itself; `"deny"`: 503',
+        'while that server does not answer: each host counts on by itself; `"deny"`: 503. So too'
+        " with the store, for calls that remain",
     )
     timeout: Duration = setting("250ms", "until a call to that server is given up")
     file: CountsFile | None = setting(

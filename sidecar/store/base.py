@@ -142,6 +142,12 @@ class Use:
     """When that was refilled; 0 for not at all."""
     refill_amount: int = 0
     refill_interval_s: float = 0.0
+    wanted: int = 0
+    """How many calls to take ahead of need, or a sixteenth of what remains if that is more; below
+    0, how many of them to put back.
+    """
+    taken_after: float | None = None
+    """The last refill that was known to who puts back; after a later one, nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class Written:
     remaining: int | None = None
     """As the row has it by now, as all that follows; None where the row is gone, too."""
     last_refill: float | None = None
+    taken: int = 0
+    """How many calls were taken ahead; `remaining` is without them."""
 
 
 @dataclass(frozen=True, slots=True)

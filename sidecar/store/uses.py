@@ -34,6 +34,8 @@ _NOISE_S = 0.01
 """What two processes' clocks, and dates that are kept to the millisecond, are off by."""
 _MOST = 2**31 - 1
 """What a column of four bytes holds."""
+_PART = 16
+"""What is taken ahead is no more than this part of what remains, unless more is needed at once."""
 
 
 class Uses:
@@ -69,7 +71,7 @@ class Uses:
 
     async def _round(self, uses: Sequence[Use]) -> dict[Use, Written]:
         rows = await self._read([use.key_id for use in uses])
-        done, changes, rest = {}, [], []
+        done, changes, taken, rest = {}, [], [], []
         for use in uses:
             row = rows.get(use.key_id)
             if row is None:
@@ -78,8 +80,10 @@ class Uses:
                 # It was written, or somebody else came first. Better lost than counted twice.
                 done[use] = _written(row)
             else:
+                change, calls = _change(row, use)
                 rest.append((use, row))
-                changes.append(_change(row, use))
+                changes.append(change)
+                taken.append(calls)
         if not changes:
             return done
         doubts = self._doubts
@@ -94,18 +98,21 @@ class Uses:
                 self._doubts = doubts
             raise
         self._doubts = doubts
-        for (use, row), change, is_changed in zip(rest, changes, are_changed, strict=True):
+        for (use, row), change, calls, is_changed in zip(
+            rest, changes, taken, are_changed, strict=True
+        ):
             if is_changed:
-                done[use] = _written({**row, **change.values})
+                done[use] = _written({**row, **change.values}, calls)
         return done
 
 
-def _written(row: Row) -> Written:
+def _written(row: Row, taken: int = 0) -> Written:
     quota = quota_of(row, interval_may_be_days=False)
-    return Written(remaining=quota.remaining, last_refill=quota.last_refill)
+    return Written(remaining=quota.remaining, last_refill=quota.last_refill, taken=taken)
 
 
-def _change(row: Row, use: Use) -> Change:
+def _change(row: Row, use: Use) -> tuple[Change, int]:
+    """Return how to change a row, and how many calls that takes ahead."""
     seen = {name: row[name] for name in USED}
     quota = quota_of(row, interval_may_be_days=False)
     # A date is written as the row's others are.
@@ -115,12 +122,28 @@ def _change(row: Row, use: Use) -> Change:
         values["lastRequest"] = as_written(use.last_request, like)
     if use.requests is not None:
         values["requestCount"] = _bounded(_count(quota, use, like))
-    if quota.remaining is not None and _is_refill_due(quota, use):
-        values["remaining"] = _bounded(use.refill_amount - use.calls)
-        values["lastRefillAt"] = as_written(use.refilled_at, like)
-    elif quota.remaining is not None and use.calls:
-        values["remaining"] = _bounded(quota.remaining - use.calls)
-    return Change(use.key_id, values, seen)
+    taken = 0
+    if quota.remaining is not None:
+        remaining, calls = quota.remaining, use.calls
+        is_refilled = _is_refill_due(quota, use)
+        if is_refilled:
+            remaining = use.refill_amount
+            values["lastRefillAt"] = as_written(use.refilled_at, like)
+        elif use.wanted < 0 and not is_later(quota.last_refill, use.taken_after):
+            calls += use.wanted
+        if calls or is_refilled:
+            remaining = _bounded(remaining - calls)
+        if use.wanted > 0 and remaining > 0:
+            taken = min(remaining, max(use.wanted, remaining // _PART))
+            remaining -= taken
+        if remaining != quota.remaining:
+            values["remaining"] = remaining
+    return Change(use.key_id, values, seen), taken
+
+
+def is_later(refill: float | None, other: float | None) -> bool:
+    """Whether a refill came after the *other*, and is not the same as another clock has it."""
+    return refill is not None and (other is None or refill - other > _NOISE_S)
 
 
 def _count(quota: Quota, use: Use, like: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ from tests.sockets.process import started
 from tests.sockets.world import key_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from sidecar.identity import Quota
     from sidecar.settings import PostgresURL
     from tests.database import BetterAuthDatabase, MadeKey
     from tests.harness import Client, Response
     from tests.postgres import PostgresServer
+    from tests.sockets.process import SidecarProcess
     from tests.sockets.world import World
 
 OFTEN = '[limits]\nwrite_back = "50ms"'
@@ -168,6 +169,103 @@ async def test_two_sidecars_add_up(world: World) -> None:
         for _ in range(10):
             assert statuses([await each.ask(ask(key)) for each in (one, two)]) == [200, 200]
     assert column(world.database, key, "remaining") == 80
+
+
+async def ask_often(process: SidecarProcess, key: MadeKey, times: int) -> list[int]:
+    return statuses(await asyncio.gather(*(process.ask(ask(key)) for _ in range(times))))
+
+
+@asynccontextmanager
+async def two_processes(
+    world: World, extra: str
+) -> AsyncIterator[tuple[SidecarProcess, SidecarProcess]]:
+    async with RecordingUpstream() as upstream:
+        text = configuration(world.path, {"chat": upstream.port}, extra=extra)
+        directories = [world.path.parent / name for name in ("one", "two")]
+        for directory in directories:
+            directory.mkdir()
+        async with started(text, directories[0]) as one, started(text, directories[1]) as two:
+            yield one, two
+
+
+def on(world: World, postgres: PostgresDatabase, kind: str) -> tuple[BetterAuthDatabase, str]:
+    """Return a database of this kind, and what says in a configuration where it is."""
+    if kind == "sqlite":
+        return world.database, ""
+    return postgres, store(postgres, postgres.url)
+
+
+def add_key(database: BetterAuthDatabase, *, remaining: int) -> MadeKey:
+    acme = database.add_organization()
+    ada = database.add_user()
+    database.add_member(ada, acme, role="admin")
+    return database.add_key(ada, acme, remaining=remaining)
+
+
+each_kind = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+ALONE = '[limits]\nwrite_back = "200ms"\nfile = ":memory:"'
+
+
+@each_kind
+async def test_two_processes_allow_what_remains_and_no_more(
+    world: World, postgres: PostgresDatabase, kind: str
+) -> None:
+    database, where = on(world, postgres, kind)
+    key = add_key(database, remaining=50)
+    async with two_processes(world, ALONE + where) as (one, two):
+        for process in (one, two):
+            assert (await process.ask(ask(key))).status == 200
+        both = await asyncio.gather(ask_often(one, key, 60), ask_often(two, key, 60))
+        answers = [*both[0], *both[1]]
+        assert set(answers) == {200, 429}
+        # What one had ahead and did not need, the other may have after it is put back.
+        passed = 2 + answers.count(200)
+        await until(lambda: column(database, key, "remaining") == 50 - passed)
+        async with asyncio.timeout(TIMEOUT_S):
+            while passed < 50:
+                passed += [await ask_once(two, key), await ask_once(one, key)].count(200)
+        assert passed == 50
+        last = [*await ask_often(one, key, 5), *await ask_often(two, key, 5)]
+        assert last == [429] * 10
+    assert column(database, key, "remaining") == 0
+
+
+async def ask_once(process: SidecarProcess, key: MadeKey) -> int:
+    return (await process.ask(ask(key))).status
+
+
+@each_kind
+async def test_what_was_taken_ahead_is_put_back_at_the_end(
+    world: World, postgres: PostgresDatabase, kind: str
+) -> None:
+    database, where = on(world, postgres, kind)
+    key = add_key(database, remaining=1000)
+    extra = '[limits]\nwrite_back = "1h"\nfile = ":memory:"' + where
+    async with two_processes(world, extra) as (one, two):
+        for process in (one, two):
+            assert await ask_often(process, key, 5) == [200] * 5
+            remaining = column(database, key, "remaining")
+            assert isinstance(remaining, int)
+            assert remaining < 990, "some is taken ahead"
+        for process in (one, two):
+            assert await process.stop() == 0
+    assert column(database, key, "remaining") == 990
+
+
+async def test_a_request_that_the_store_gives_no_calls_passes_soon(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = world.database.add_key(world.ada, world.acme, remaining=100)
+    extra = SELDOM + '\n[store]\ntimeout = "300ms"'
+    extra += f'\nurl = "sqlite:///{world.path}"'
+    async with running(world.path, extra=extra) as run:
+        client = await run.connect()
+        with closing(sqlite3.connect(world.path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            assert (await client.ask(ask(key))).status == 200
+            writer.execute("ROLLBACK")
+    assert NOT_NOW in caplog.text
+    assert column(world.database, key, "remaining") == 99
 
 
 async def test_postgresql_takes_it_too(postgres: PostgresDatabase, world: World) -> None:

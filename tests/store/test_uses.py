@@ -11,6 +11,7 @@ from sidecar.store.base import KeyRecord, StoreUnavailable, Use, Written
 from sidecar.store.uses import Uses
 from tests.database import LAYOUTS, BetterAuthDatabase
 from tests.postgres import POSTGRES_LAYOUTS
+from tests.store.conftest import opened_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,6 +161,85 @@ class TestRemaining:
         await row.use(calls=4, refilled_at=NOW + 1, **refill)
         quota = await row.read()
         assert (quota.remaining, quota.last_refill) == (93, NOW)
+
+
+class TestAhead:
+    """Calls that are taken of what remains before they are needed."""
+
+    async def test_a_part_is_taken_or_what_is_needed(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        row = Row(store, database, ada)
+        for remaining, wanted, taken in [(100, 1, 6), (100, 40, 40), (15, 1, 1), (3, 5, 3)]:
+            row.change(remaining=remaining)
+            left = remaining - taken
+            assert await row.use(wanted=wanted) == Written(remaining=left, taken=taken)
+            assert (await row.read()).remaining == left
+
+    @pytest.mark.parametrize("remaining", [0, None], ids=["none-left", "no-bound"])
+    async def test_none_are_where_there_are_none(
+        self, store: Store, database: BetterAuthDatabase, ada: str, remaining: int | None
+    ) -> None:
+        row = Row(store, database, ada, remaining=remaining)
+        assert await row.use(wanted=2) == Written(remaining=remaining)
+        assert (await row.read()).remaining == remaining
+
+    async def test_they_are_put_back(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        row = Row(store, database, ada, remaining=10)
+        await row.use(wanted=5)
+        row.change(remaining=100)
+        assert await row.use(wanted=-2) == Written(remaining=102)
+
+    async def test_they_are_taken_of_what_was_refilled(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        row = Row(store, database, ada, remaining=0, **REFILLED)
+        refill = {"refill_amount": 100, "refill_interval_s": HOUR_S}
+        first = await row.use(wanted=1, refilled_at=NOW, **refill)
+        assert first == Written(remaining=94, last_refill=NOW, taken=6)
+        again = await row.use(wanted=1, refilled_at=NOW + 1, **refill)
+        assert again == Written(remaining=89, last_refill=NOW, taken=5)
+
+    async def test_what_was_taken_before_a_refill_is_not_put_back_after_it(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        row = Row(store, database, ada, remaining=7, **REFILLED)
+        taken_after = (await row.use(wanted=7)).last_refill
+        refill = {"refill_amount": 100, "refill_interval_s": HOUR_S}
+        await row.use(refilled_at=NOW, **refill)
+        assert (await row.use(wanted=-7, taken_after=taken_after)).remaining == 100
+        row.change(remaining=3)
+        assert (await row.use(wanted=-4, taken_after=NOW)).remaining == 7
+
+    async def test_takers_at_the_same_moment_get_all_there_is_and_no_more(
+        self, store: Store, database: BetterAuthDatabase, ada: str
+    ) -> None:
+        row = Row(store, database, ada, remaining=40)
+        await row.read()
+        assert row.record is not None
+        key_id = row.record.id
+        stores = [opened_on(database) for _ in range(3)]
+        for each in stores:
+            await each.open()
+        try:
+            taken = await asyncio.gather(*(take_all(each, key_id) for each in stores))
+        finally:
+            for each in stores:
+                await each.close()
+        assert sum(taken) == 40
+        assert (await row.read()).remaining == 0
+
+
+async def take_all(store: Store, key_id: str) -> int:
+    """Take calls until none are left; return how many these were."""
+    in_all = 0
+    while True:
+        (written,) = await store.write_uses([Use(key_id, wanted=7)])
+        in_all += written.taken
+        if written.is_done and not written.taken:
+            return in_all
 
 
 class TestOthers:
