@@ -155,12 +155,22 @@ class Budget:
         return min(requests, MOST), window_s, ago_s, min(count, MOST)
 
     def take_over(self, now: float, state: Sequence[float]) -> int:
-        """Put down a meter's *state* that another counted; return how many requests may pass."""
-        self.meter.take_over(state)
-        room = self.meter.look(now, self.limit)
-        if self._table.words[self._slot >> 3] >> 1 != self.tag:
-            self._find()  # there would be two otherwise
-        self._save(now)
+        """Have the meter in a *state* that another counted; return how many requests may pass.
+
+        Put down is the state by which fewer may: answers come in any order, and of requests that
+        were counted here while the other did not answer it knows nothing.
+        """
+        table, slot, meter = self._table, self._slot, self.meter
+        if table.words[slot >> 3] >> 1 != self.tag:
+            slot = self._find()
+        here = None
+        if slot != _NOWHERE:
+            meter.read(table.buffer, table.live(slot), slot + KEPT_AT)
+            here = meter.look(now, self.limit)
+        meter.take_over(state)
+        room = meter.look(now, self.limit)
+        if here is None or room <= here:
+            self._save(now)
         return room
 
     def standing(self, now: float) -> tuple[int, float | None] | None:

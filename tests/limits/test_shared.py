@@ -317,6 +317,55 @@ async def test_a_look_tells_the_last_standing_known_and_waits_for_nobody(url: Va
         assert one.limiter.peek("key-1", SILENT).remaining == 5
 
 
+def held_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Have answers delivered by what is returned, which grows with each that comes."""
+    held: list[Callable[[], None]] = []
+    ask = host.backend.ask
+
+    def hold(
+        keys: Sequence[bytes], raw: bytes, on_answer: Callable[[Answer | None], None]
+    ) -> bool:
+        return ask(keys, raw, lambda answer: held.append(partial(on_answer, answer)))
+
+    monkeypatch.setattr(host.backend, "ask", hold)
+    return held
+
+
+@each_algorithm
+async def test_an_older_answer_that_comes_last_sets_nothing_back(
+    url: ValkeyURL, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Host(url, ManualClock(), replace(FIVE, algorithm=algorithm)) as host:
+        held = held_back(host, monkeypatch)
+        told: list[Decision] = []
+        for _ in range(4):
+            decision = host.limiter.admit("key-1", SILENT)
+            assert isinstance(decision, Awaited)
+            decision.then(told.append)
+        await host.until(lambda: len(held) == 4)
+        for deliver in reversed(held):
+            deliver()
+        assert [decision.remaining for decision in told] == [1, 2, 3, 4]
+        assert host.limiter.peek("key-1", SILENT).remaining == 1
+        host.backend.is_up = False
+        assert [host.limiter.admit("key-1", SILENT).allowed for _ in range(2)] == [True, False]
+
+
+@each_algorithm
+async def test_a_late_answer_leaves_what_was_counted_without_it(
+    url: ValkeyURL, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Host(url, ManualClock(), replace(FIVE, algorithm=algorithm)) as host:
+        held = held_back(host, monkeypatch)
+        decision = host.limiter.admit("key-1", SILENT)
+        await host.until(lambda: len(held) == 1)
+        host.backend.is_up = False
+        assert [host.limiter.admit("key-1", SILENT).allowed for _ in range(3)] == [True] * 3
+        held[0]()
+        assert isinstance(decision, Awaited)
+        assert host.limiter.peek("key-1", SILENT).remaining == 2
+
+
 @pytest.mark.parametrize("ahead_s", [-86_400.25, -0.4, 0.4, 1e6 + 0.6])
 @each_algorithm
 async def test_it_is_the_servers_clock_that_counts(
