@@ -2,6 +2,7 @@
 #
 #   PYTHON=   the interpreter for .venv (default: the newest of 3.11 to 3.13 that works)
 #   TIME=     how many seconds make fuzz goes on for (default: 60)
+#   WORKERS=  how many processes run tests (default: one for each core, 4 at most)
 #   ARGS=     passed on to what the target runs: make test ARGS="--no-cov tests/auth"
 
 .DEFAULT_GOAL := help
@@ -12,6 +13,7 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
+WORKERS ?= auto --maxprocesses=4
 TIME ?= 60
 
 UV_VERSION := 0.13.9
@@ -46,7 +48,7 @@ demo: $(run_stamp) ## Run the demonstration: a store, two upstreams and the side
 
 .PHONY: test
 test: $(run_stamp) $(dev_stamp) ## Run the tests and measure their coverage
-	$(bin)/python -m pytest --cov $(ARGS)
+	$(bin)/python -m pytest --cov --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 # TIME= says for how many seconds; ARGS="--keep" adds what was come upon to the corpus.
 .PHONY: fuzz
