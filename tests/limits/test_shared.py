@@ -322,9 +322,7 @@ def held_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], 
     held: list[Callable[[], None]] = []
     ask = host.backend.ask
 
-    def hold(
-        keys: Sequence[bytes], raw: bytes, on_answer: Callable[[Answer | None], None]
-    ) -> bool:
+    def hold(keys: Sequence[bytes], raw: bytes, on_answer: Callable[[Answer | None], None]) -> bool:
         return ask(keys, raw, lambda answer: held.append(partial(on_answer, answer)))
 
     monkeypatch.setattr(host.backend, "ask", hold)

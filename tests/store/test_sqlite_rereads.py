@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar.store.batches import Batch
 from sidecar.store.sqlite import SQLiteStore
 from tests.database import BetterAuthDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from sidecar.store.base import KeyRecord
@@ -40,6 +41,11 @@ async def seen_twice(store: SQLiteStore, key: MadeKey) -> KeyRecord:
     return record
 
 
+async def batch_of(store: SQLiteStore, keys: Sequence[MadeKey]) -> Batch[KeyRecord]:
+    seen = [await store.find_key(key.digest) for key in keys]
+    return Batch([each for each in seen if each is not None])
+
+
 async def now(store: SQLiteStore, seen: KeyRecord) -> KeyRecord | None:
     (record,) = await store.reread_keys([seen])
     return record
@@ -62,6 +68,58 @@ async def test_rows_that_move_are_found_again(
     changed = await now(store, seen[4])
     assert changed is not None
     assert not changed.enabled
+
+
+async def test_a_batch_finds_rows_that_move(
+    store: SQLiteStore, database: BetterAuthDatabase
+) -> None:
+    """And takes none for another whose place it has now."""
+    acme = database.add_organization()
+    users = [database.add_user() for _ in range(140)]  # more than one part
+    for user in users:
+        database.add_member(user, acme)
+    keys = [database.add_key(user, acme) for user in users]
+    sessions = [database.add_session(user) for user in users]
+    key_batch = await batch_of(store, keys)
+    seen = [await store.find_session(session.token) for session in sessions]
+    session_batch = Batch([each for each in seen if each is not None])
+    for _ in range(3):
+        assert not await store.recheck_keys(key_batch)
+        assert not await store.recheck_sessions(session_batch)
+    for number in range(0, 140, 3):
+        database.remove("apikey", keys[number].id)
+        database.remove("session", sessions[number].id)
+        database.remove("user", users[number])
+    database.execute("VACUUM")
+    gone = dict.fromkeys(range(0, 140, 3))
+    assert dict(await store.recheck_keys(key_batch)) == gone
+    assert dict(await store.recheck_sessions(session_batch)) == gone
+    for _ in range(3):
+        assert not await store.recheck_keys(key_batch)
+        assert not await store.recheck_sessions(session_batch)
+    database.change("apikey", keys[100].id, enabled=False)
+    database.remove("session", sessions[100].id)
+    ((number, changed),) = await store.recheck_keys(key_batch)
+    assert (number, changed is not None and changed.enabled) == (100, False)
+    assert await store.recheck_sessions(session_batch) == [(100, None)]
+
+
+async def test_a_batch_finds_no_other_in_a_place_that_is_free_again(
+    store: SQLiteStore, database: BetterAuthDatabase
+) -> None:
+    """SQLite gives the number of the last row, once it is deleted, to the next."""
+    acme, ada = database.add_organization(), database.add_user()
+    database.add_member(ada, acme)
+    keys = [database.add_key(ada, acme) for _ in range(3)]
+    batch = await batch_of(store, keys)
+    for _ in range(3):
+        assert not await store.recheck_keys(batch)
+    ((place,),) = database.execute("SELECT rowid FROM apikey WHERE id = ?", (keys[2].id,))
+    database.remove("apikey", keys[2].id)
+    other = database.add_key(ada, acme)
+    assert database.execute("SELECT rowid FROM apikey WHERE id = ?", (other.id,)) == [(place,)]
+    assert list(await store.recheck_keys(batch)) == [(2, None)]
+    assert not await store.recheck_keys(batch)
 
 
 async def test_tables_without_rowids_do_as_well(database: BetterAuthDatabase) -> None:
