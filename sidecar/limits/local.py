@@ -315,13 +315,18 @@ class LocalLimiter:
     ) -> Decision:
         """Decide on a request of the key without counting it."""
         now = self._clock.monotonic() + self._offset_s
-        account = self._accounts.get(key_id)
-        if account is None:
-            account = Account(quota, now)
-        elif account.quota is not quota:
-            account.follow(quota, writes_back=self.writes_back)
+        account = self._look_up(key_id, quota, now)
         plan = self._plan(account, key_id, organization_id, charge, now)
         return self._decide(account, plan, charge.cost, now, count=False)
+
+    def _look_up(self, key_id: str, quota: Quota, now: float) -> Account:
+        """Return the account of a key; one that there is none of is not kept."""
+        account = self._accounts.get(key_id)
+        if account is None:
+            return Account(quota, now)
+        if account.quota is not quota:
+            account.follow(quota, writes_back=self.writes_back)
+        return account
 
     def give_back(self, decision: Decision) -> bool:
         """Take back what an allowed request was counted for: upstream never received it.

@@ -8,7 +8,6 @@ from struct import Struct
 from typing import TYPE_CHECKING, Literal
 
 from sidecar.identity import PLAIN
-from sidecar.limits.account import Account
 from sidecar.limits.awaited import Awaited
 from sidecar.limits.decision import Decision
 from sidecar.limits.local import (
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.identity import Charge, Quota
-    from sidecar.limits.account import Plan
+    from sidecar.limits.account import Account, Plan
     from sidecar.limits.backend import Answer, Backend
     from sidecar.limits.budget import Budget
     from sidecar.limits.cluster import ClusterBackend
@@ -131,9 +130,7 @@ class SharedLimiter(LocalLimiter):
     ) -> Decision:
         """Return how a key stands as far as this host knows, without waiting for anything."""
         now = self._clock.monotonic() + self._offset_s
-        account = self._accounts.get(key_id) or Account(quota, now)
-        if account.quota is not quota:
-            account.follow(quota, writes_back=self.writes_back)
+        account = self._look_up(key_id, quota, now)
         return self._standing(self._plan(account, key_id, organization_id, charge, now), now)
 
     def give_back(self, decision: Decision) -> bool:
