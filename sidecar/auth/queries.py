@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sidecar.auth.background import log_unexpected
 from sidecar.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
 
     from sidecar.auth.background import Background
     from sidecar.clock import Clock
@@ -104,10 +105,8 @@ class Load(Generic[R]):
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            if self.patience_s is None:
+            async with asyncio.timeout(self.patience_s):
                 await waiter
-            else:
-                await asyncio.wait_for(waiter, self.patience_s)
         finally:
             if self._waiters is not None:
                 self._waiters.discard(waiter)
@@ -197,6 +196,16 @@ class Queries:
         return self._failed_at is not None and (
             self._retries > 0 or now - self._failed_at < self._doubt_s
         )
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Hold a store that is failing to be so for as long as it is being asked."""
+        retry = self.is_failing(self._clock.monotonic())
+        self._retries += retry
+        try:
+            yield
+        finally:
+            self._retries -= retry
 
     def on_unavailable(self) -> None:
         """Take that the store did not answer. Who waits for it has waited in vain."""
@@ -297,10 +306,9 @@ class Queries:
     async def _run(self, load: Load[Any]) -> None:
         load.started_at = self._clock.monotonic()
         load.touches = self.touches
-        retry = self.is_failing(load.started_at)
-        self._retries += retry
         try:
-            record = await load.question()
+            with self.asking():
+                record = await load.question()
         except StoreUnavailable:
             self.on_unavailable()
             load.fail()
@@ -313,8 +321,6 @@ class Queries:
         else:
             self.on_available()
             load.answer(record)
-        finally:
-            self._retries -= retry
 
     def _fail_waiting(self) -> None:
         for queue in (self._known, self._new, self._suspects):

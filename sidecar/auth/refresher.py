@@ -225,7 +225,8 @@ class Refresher:
                 first += [each for each in waiting if each.wanted]
                 records = (first or waiting)[0]
                 is_of_all = bool(records.due)
-                await self._read_some(records)
+                with self._queries.asking():
+                    await self._read_some(records)
                 if is_of_all and not any(each.due for each in self._all):
                     self._took_s = self._clock.monotonic() - self._last_read_at
         except StoreUnavailable:

@@ -239,6 +239,19 @@ class TestFailing:
         await storm.release(gate)
         await storm.close()
 
+    async def test_while_it_is_asked_again_for_a_group_nobody_waits(self, storm: Storm) -> None:
+        storm.clock.advance(1)
+        storm.store.available = False
+        assert isinstance(await storm.decide(with_key(NAMES[0])), Identity)
+        storm.clock.advance(0.9)
+        gate = storm.hold()
+        storm.tell(EVERYTHING)
+        await turns()
+        assert storm.store.in_flight
+        storm.clock.advance(0.9)
+        assert isinstance(storm.from_memory(with_key(NAMES[0])), Identity)
+        await storm.release(gate)
+
     async def test_who_waits_when_it_closes_is_told(self, storm: Storm) -> None:
         storm.clock.advance(2)
         storm.hold()

@@ -83,14 +83,16 @@ async def test_the_known_go_on_at_full_speed_until_they_are_stale(
     waits = []
     async with outage(scene.store):
         scene.clock.advance(FRESH_S)
-        for _ in range(40):
+        for _ in range(100):
             for line in scene.people.known:
                 asked_at = time.monotonic()
                 assert (await scene.ask(line)).status == 200
                 waits.append(time.monotonic() - asked_at)
-            scene.clock.advance(FRESH_S / 10)
-        # One learns that the store fails; the others are spared that.
-        assert sum(wait > WAITED_S for wait in waits) <= 1
+            scene.clock.advance(FRESH_S / 25)  # as who is in steady use comes
+        # One learns that the store fails; the others are spared that. Where looks at the store go
+        # on, and the clock goes faster than they do, it may be taken to work again, for `fresh`.
+        learn = 5 if outage is tables_locked else 1
+        assert sum(wait > WAITED_S for wait in waits) <= learn
         assert max(waits) < SOON_S
 
         scene.clock.advance(STALE_S)
