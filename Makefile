@@ -2,7 +2,7 @@
 #
 #   PYTHON=   the interpreter for .venv (default: the newest of 3.11 to 3.13 that works)
 #   TIME=     how many seconds make fuzz goes on for (default: 60)
-#   WORKERS=  how many processes run tests (default: one for each core, 4 at most)
+#   WORKERS=  how many processes run tests (default: one more than there are cores, 4 at most)
 #   ARGS=     passed on to what the target runs: make test ARGS="--no-cov tests/auth"
 
 .DEFAULT_GOAL := help
@@ -13,7 +13,8 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
-WORKERS ?= auto --maxprocesses=4
+# Many tests wait for a moment now and then.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
 TIME ?= 60
 
 UV_VERSION := 0.13.9

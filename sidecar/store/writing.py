@@ -33,6 +33,11 @@ _WAL_READERS = (123, 5)
 """Where they lock the file ending in `-shm`, in WAL mode."""
 _WAL_BYTES = 4 << 20
 """Of the file ending in `-wal`, after which it is put into the database, if nobody else did."""
+_WAL_INDEX = (16, 96)
+"""Where the file ending in `-shm` has how many frames there are, and how many of them the database
+has by now (https://sqlite.org/walformat.html sections 2.1 and 2.2)."""
+_RESTART_AFTER_S = 0.25
+"""For how long the application is waited for where all of them are in the database."""
 _PAUSE_S = (0.001, 0.01)
 """Between two attempts: not of one length, so that no other's rhythm is met each time."""
 
@@ -51,6 +56,12 @@ class _Readers:
         except (BlockingIOError, PermissionError):
             raise _busy() from None
 
+    @property
+    def is_log_used_up(self) -> bool:
+        """Whether whoever writes next begins the log anew."""
+        frames, in_database = (os.pread(self._descriptor, 4, place) for place in _WAL_INDEX)
+        return frames == in_database
+
     def let_in(self) -> None:
         """Let them read again; SQLite must have no transaction open here."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, self._length, self._first)
@@ -66,10 +77,11 @@ def change(
     """
     # Never closed before the end: that would end SQLite's own locks on the file, too.
     gates: dict[str, _Readers] = {}
+    restart_at = time.monotonic() + _RESTART_AFTER_S
     connection = sqlite3.connect(f"{uri}?mode=rw", uri=True, timeout=0, isolation_level=None)
     while True:
         try:
-            return _attempt(connection, path, gates, sql, rows)
+            return _attempt(connection, path, gates, sql, rows, restart_at=restart_at)
         except sqlite3.OperationalError as error:
             left_s = until - time.monotonic()
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left_s <= 0:
@@ -83,6 +95,8 @@ def _attempt(
     gates: dict[str, _Readers],
     sql: str,
     rows: list[tuple[object, ...]],
+    *,
+    restart_at: float,
 ) -> list[bool]:
     ((mode,),) = connection.execute("PRAGMA journal_mode")
     # The tables' definitions are read now, and not while others are kept out.
@@ -102,6 +116,10 @@ def _attempt(
         if in_wal:
             # Once more: in the place where it reads itself SQLite has let others in.
             readers.keep_out()
+            # To begin the log anew, SQLite gives these locks up in the middle of the commit. The
+            # application's next write does so as well: better that one.
+            if readers.is_log_used_up and time.monotonic() < restart_at:
+                raise _busy()
         changed = [connection.execute(sql, row).rowcount > 0 for row in rows]
         connection.execute("COMMIT")
     finally:

@@ -117,3 +117,50 @@ def test_it_is_the_same_in_this_process(path: Path) -> None:
     with reader(path), pytest.raises(sqlite3.OperationalError, match="others read"):
         writing.change(str(path), path.as_uri(), time.monotonic(), SET, [("newer", 1)])
     assert values(path) == ["new", "old"]
+
+
+def test_where_a_write_would_begin_the_log_anew_the_application_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For SQLite gives up the locks that keep readers out, in the middle of such a commit."""
+    path = tmp_path / "rows.sqlite"
+    waits = threading.Event()
+    sleep = time.sleep
+
+    def wait(pause_s: float) -> None:
+        waits.set()
+        sleep(pause_s)
+
+    monkeypatch.setattr(writing, "_RESTART_AFTER_S", PATIENCE_S)
+    monkeypatch.setattr(time, "sleep", wait)
+    with closing(sqlite3.connect(path, isolation_level=None)) as application:
+        application.execute("PRAGMA journal_mode = wal")
+        application.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, value)")
+        application.execute("INSERT INTO row VALUES (1, 'old')")
+        application.execute("PRAGMA wal_checkpoint")
+        changed: list[bool] = []
+
+        def change() -> None:
+            until = time.monotonic() + 2 * PATIENCE_S
+            changed.extend(writing.change(str(path), path.as_uri(), until, SET, [("ours", 1)]))
+
+        began = time.monotonic()
+        changing = threading.Thread(target=change)
+        changing.start()
+        assert waits.wait(PATIENCE_S)
+        assert not changed
+        application.execute("INSERT INTO row VALUES (2, 'theirs')")
+        changing.join(PATIENCE_S)
+        assert changed == [True]
+        assert time.monotonic() - began < PATIENCE_S
+
+
+def test_an_application_that_writes_nothing_is_not_waited_for_for_long(tmp_path: Path) -> None:
+    path = tmp_path / "rows.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as application:
+        application.execute("PRAGMA journal_mode = wal")
+        application.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, value)")
+        application.execute("INSERT INTO row VALUES (1, 'old')")
+        application.execute("PRAGMA wal_checkpoint")
+        until = time.monotonic() + PATIENCE_S
+        assert writing.change(str(path), path.as_uri(), until, SET, [("ours", 1)]) == [True]
