@@ -48,7 +48,7 @@ _METERS: Mapping[Algorithm, type[Meter]] = {
 _KEY, _ROUTE, _ORGANIZATION = range(3)
 """Kinds of budgets; no request has two of one."""
 _NOTHING_COUNTED = (-inf, 0)
-UNAVAILABLE_RETRY_S = 1
+_UNAVAILABLE_RETRY_S = 1
 BUSY_RETRY_S = 1
 """What a key with too many requests in progress is told to wait: nobody knows when one ends."""
 _NOISE_S = 1e-6
@@ -434,9 +434,13 @@ class LocalLimiter:
             return self.leases.wait(account, cost, again)
         if self.leases.is_denying:
             allowance.is_doubted = True  # so that there is something to write, which tells
-            told = Decision(None, 0, 0.0, self._clock.time())
-            return told.denied("limits_unavailable", UNAVAILABLE_RETRY_S)
+            return self._unavailable()
         return None
+
+    def _unavailable(self) -> Decision:
+        """Refuse what cannot be counted where it is to be."""
+        told = Decision(None, 0, 0.0, self._clock.time())
+        return told.denied("limits_unavailable", _UNAVAILABLE_RETRY_S)
 
     def _again(self, account: Account, organization_id: str | None, charge: Charge) -> Decision:
         return self.admit(account.key_id, account.quota, organization_id, charge)

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sidecar.identity import PLAIN
 from sidecar.limits.awaited import Awaited
-from sidecar.limits.decision import Decision
-from sidecar.limits.local import (
-    BUSY_RETRY_S,
-    UNAVAILABLE_RETRY_S,
-    LocalLimiter,
-    refusal_of,
-    standing_of,
-)
+from sidecar.limits.local import BUSY_RETRY_S, LocalLimiter, refusal_of, standing_of
 from sidecar.limits.meters import FIELDS
 
 if TYPE_CHECKING:
@@ -28,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.limits.backend import Answer, Backend
     from sidecar.limits.budget import Budget
     from sidecar.limits.cluster import ClusterBackend
+    from sidecar.limits.decision import Decision
     from sidecar.limits.policy import Limit, Rules
     from sidecar.observe.metrics import Sample
 
@@ -185,8 +179,7 @@ class SharedLimiter(LocalLimiter):
     def _without_backend(self, by_itself: partial[Decision]) -> Decision:
         if self._on_error == "local":
             return by_itself()
-        told = Decision(None, 0, 0.0, self._clock.time())
-        return told.denied("limits_unavailable", UNAVAILABLE_RETRY_S)
+        return self._unavailable()
 
     def _on_answer(self, asked: _Asked, answer: Answer | None) -> None:
         """Decide by what the backend says, and tell whoever waits for that."""

@@ -45,6 +45,14 @@ class Storm(Watched):
     def use(self, names: list[str]) -> list[Answer | Pending]:
         return [self.look(with_key(name)) for name in names]
 
+    async def use_by_and_by(self) -> list[Answer | Pending]:
+        """Use all of them, ten at a time."""
+        waiting = []
+        for first in range(0, COUNT, 10):
+            waiting += self.use(NAMES[first : first + 10])
+            await turns(2)
+        return waiting
+
     def hold(self) -> asyncio.Future[None]:
         """Have the store answer nothing until what is returned is done."""
         self.store.gate = asyncio.get_running_loop().create_future()
@@ -161,10 +169,7 @@ async def test_what_belongs_to_no_group_is_asked_for_in_batches_too(ungrouped: S
     ungrouped.store.remove_key(NAMES[-7])
     queries = ungrouped.store.queries
     gate = ungrouped.hold()
-    waiting = []
-    for first in range(0, COUNT, 10):
-        waiting += ungrouped.use(NAMES[first : first + 10])
-        await turns(2)
+    waiting = await ungrouped.use_by_and_by()
     await ungrouped.release(gate)
     answers = dict(zip(NAMES, await asyncio.gather(*map(settled, waiting)), strict=True))
     assert ungrouped.store.queries - queries <= IN_FLIGHT + FEW + BATCHES + 1
@@ -178,10 +183,7 @@ async def test_what_is_named_in_numbers_is_not_asked_for_one_by_one(storm: Storm
     storm.store.remove_key(NAMES[-1])
     storm.tell(Changes(keys=frozenset(NAMES)))
     gate = storm.hold()
-    waiting = []
-    for first in range(0, COUNT, 10):
-        waiting += storm.use(NAMES[first : first + 10])
-        await turns(2)
+    waiting = await storm.use_by_and_by()
     await storm.release(gate)
     answers = await asyncio.gather(*map(settled, waiting))
     assert answers.pop() is errors.KEY_UNKNOWN
