@@ -39,6 +39,10 @@ class Used:
             self.account.is_asked = False
             if allowance is not None and written.is_done:
                 allowance.add(self.account.quota, written)
+                if written.is_gone:
+                    allowance.granted = allowance.held = 0
+                elif written.remaining is None:
+                    allowance.held += wanted  # the bound was lifted
         elif self.allowance is not None and not written.is_done:
             self.allowance.held -= wanted
 

@@ -161,6 +161,8 @@ class Written:
     last_refill: float | None = None
     taken: int = 0
     """How many calls were taken ahead; `remaining` is without them."""
+    is_gone: bool = False
+    """Whether there is no such row any more."""
 
 
 @dataclass(frozen=True, slots=True)

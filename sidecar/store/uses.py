@@ -75,7 +75,7 @@ class Uses:
         for use in uses:
             row = rows.get(use.key_id)
             if row is None:
-                done[use] = Written()
+                done[use] = Written(is_gone=True)
             elif use in self._doubts and row != self._doubts[use]:
                 # It was written, or somebody else came first. Better lost than counted twice.
                 done[use] = _written(row)

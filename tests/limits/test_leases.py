@@ -61,7 +61,7 @@ class Row:
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
-        return {each: dict(self.columns) for each in ids if each == "key-1"}
+        return {each: dict(self.columns) for each in ids if each == self.columns["id"]}
 
     async def write(self, changes: Sequence[Change]) -> Sequence[bool]:
         await asyncio.sleep(0)
@@ -189,6 +189,22 @@ async def test_what_upstream_did_not_get_is_put_back() -> None:
     process.limiter.give_back(await process.use())
     await process.write_back.close()
     assert row.remaining == 160
+
+
+async def test_of_a_row_that_is_gone_nothing_is_left() -> None:
+    row = Row(4)
+    process = Process(row, ManualClock(), Quota(remaining=4))
+    row.columns["id"] = "another"
+    assert [(await process.use()).reason for _ in range(2)] == ["quota_exhausted"] * 2
+    await process.write_back.close()
+
+
+async def test_a_bound_that_was_lifted_holds_nobody_up() -> None:
+    row = Row(4)
+    process = Process(row, ManualClock(), Quota(remaining=4))
+    row.columns["remaining"] = None
+    assert await process.pass_times(9) == 9
+    await process.write_back.close()
 
 
 async def test_one_who_has_gone_takes_none() -> None:

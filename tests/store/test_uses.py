@@ -248,7 +248,7 @@ class TestOthers:
     ) -> None:
         row = Row(store, database, ada)
         database.remove("apikey", row.key.id)
-        assert await row.use(requests=3, last_request=NOW) == Written()
+        assert await row.use(requests=3, last_request=NOW) == Written(is_gone=True)
         assert await store.find_key(row.key.digest) is None
 
     async def test_what_else_was_changed_stays_changed(
