@@ -48,8 +48,6 @@ class Leases:
         self._wake: Callable[[], None] | None = None
         self._wanting: dict[str, Account] = {}
         self._waiting: dict[str, deque[Waiting]] = {}
-        self._until: dict[str, float] = {}
-        """When it has been waited long enough for a key, of which nobody was decided on since."""
 
     def start(self, wake: Callable[[], None], *, denies: bool) -> None:
         """Take calls ahead from now on; *wake* has what is wanted taken from the rows, soon."""
@@ -98,9 +96,7 @@ class Leases:
     def wait(self, account: Account, cost: int, decide: Callable[[], Decision]) -> Waiting:
         """Return a decision that comes once the key has calls, or none are left, or after 2 s."""
         waiting = Waiting(cost, decide)
-        loop = asyncio.get_running_loop()
-        until = self._until.setdefault(account.key_id, loop.time() + WAIT_S)
-        waiting.timer = loop.call_at(until, self._give_up)
+        waiting.timer = asyncio.get_running_loop().call_later(WAIT_S, self._give_up)
         self._waiting.setdefault(account.key_id, deque()).append(waiting)
         self.want(account)
         return waiting
@@ -111,12 +107,7 @@ class Leases:
             assert waiting.timer is not None  # noqa: S101 - since it waits
             waiting.timer.cancel()
             if not waiting.is_abandoned:
-                decision = waiting.decide()
-                if not isinstance(decision, Waiting):
-                    self._until.pop(key_id, None)
-                waiting.deliver(decision)
-        if key_id not in self._waiting:
-            self._until.pop(key_id, None)
+                waiting.deliver(waiting.decide())
 
     def _give_up(self) -> None:
         _LOG.warning(
